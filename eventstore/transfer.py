@@ -1,0 +1,289 @@
+"""Export and import: the history as JSON lines, and foreign histories with their own times."""
+
+from __future__ import annotations
+
+import contextlib
+import operator
+import os
+import secrets
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import IO, Any
+
+import numpy as np
+import orjson
+
+from eventstore.append import SALT_LENGTH
+from eventstore.checks import check_id
+from eventstore.errors import AsofError, ImportFailed, InvalidInstant, InvalidOperation, StorageError
+from eventstore.events import Event, Vector, vector_of
+from eventstore.hashing import payload_digest
+from eventstore.instants import format_instant, parse_instant, to_microseconds
+from eventstore.operations import Add, Delete, Operation, Prepared, Update, prepare
+from eventstore.reads import chunks
+from eventstore.writer import Transaction, Writer
+
+__all__ = ["ImportResult", "export_records", "import_records", "read_json_lines", "write_whole"]
+
+_RECORDS_AT_ONCE = 1000
+
+_OPERATIONS: dict[str, type[Add | Update | Delete]] = {
+    "ADD": Add,
+    "UPDATE": Update,
+    "DELETE": Delete,
+}
+_TAKEN = frozenset(
+    "type memory_id content metadata vector recorded_at occurred_at actor_id role reason event_id correlation_id"
+    " causation_id source salt payload_digest embedding_position".split()
+)
+# In an export these are said for the reader; an import works them out again.
+_DERIVED = frozenset({"position", "version", "hash", "prev_position", "add_position"})
+
+
+@dataclass(frozen=True, slots=True)
+class ImportResult:
+    """What an import did: how many events it recorded, how many were there already, and where they are."""
+
+    imported: int
+    already_there: int
+    first_position: int | None
+    last_position: int | None
+
+
+def export_records(events: Iterable[tuple[Event, bytes]]) -> Iterator[dict[str, Any]]:
+    """The records of an export, from each event and its payload's salt."""
+    for event, salt in events:
+        own = event.embedding_seq == event.position
+        yield {
+            "position": event.position,
+            "event_id": event.event_id,
+            "memory_id": event.memory_id,
+            "version": event.version,
+            "type": event.type,
+            "recorded_at": format_instant(to_microseconds(event.recorded_at)),
+            "occurred_at": None if event.occurred_at is None else format_instant(to_microseconds(event.occurred_at)),
+            "actor_id": event.actor_id,
+            "role": event.role,
+            "reason": event.reason,
+            "correlation_id": event.correlation_id,
+            "causation_id": event.causation_id,
+            "source": event.source,
+            "content": event.content,
+            "metadata": event.metadata,
+            # As doubles: a float32's own shortest decimal may round to its neighbour on the way back.
+            "vector": vector_of(event.embedding).astype(np.float64).tolist() if own and event.embedding else None,
+            "embedding_position": event.embedding_seq,
+            "salt": salt.hex(),
+            "payload_digest": event.payload_digest,
+            "hash": event.hash,
+        }
+
+
+def import_records(
+    writer: Writer, records: Iterable[Mapping[str, Any]], *, source: str, keep_times: bool, allow_zero: bool
+) -> ImportResult:
+    """Record foreign events in one transaction; see `EventStore.import_events`."""
+    check_id("source", source)
+    imported = there = 0
+    first = last = None
+    with writer.transaction() as transaction:
+        times = _Times(transaction, writer.now(), keep_times)
+        for number, some in enumerate(chunks(records, _RECORDS_AT_ONCE)):
+            start = number * _RECORDS_AT_ONCE + 1
+            prepared = []
+            for line, record in enumerate(some, start):
+                with _at_line(line):
+                    prepared.append(_prepare_record(record, source, transaction.dimension, allow_zero))
+            times.assign(prepared, start)
+            with _at_line(None, start):
+                writer.embed(prepared)
+                recorded = transaction.record(prepared)
+            for event in recorded:
+                imported += event.new
+                there += not event.new
+                if event.new:
+                    first = first or event.row.seq
+                    last = event.row.seq
+    return ImportResult(imported, there, first, last)
+
+
+@contextlib.contextmanager
+def _at_line(line: int | None, start: int = 0) -> Iterator[None]:
+    """Turn an error in a record into `ImportFailed` with its line; trouble with the file itself stays as it is."""
+    try:
+        yield
+    except (StorageError, ImportFailed):
+        raise
+    except AsofError as error:
+        at = line if line is not None else start + (error.operation or 0)
+        raise ImportFailed(f"line {at}: {error}; nothing was imported", at) from error
+
+
+class _Times:
+    """Gives every new event its `recorded_at`: the source's own, as long as it runs forward, or the import's."""
+
+    def __init__(self, transaction: Transaction, now: int, keep: bool) -> None:
+        self._transaction = transaction
+        self._now = now
+        self._keep = keep
+        self._head = transaction.tail.recorded_at
+        self._last: int | None = None
+
+    def assign(self, prepared: list[Prepared], start: int) -> None:
+        known = self._known(prepared)
+        for line, operation in enumerate(prepared, start):
+            own = operation.recorded_at
+            if not self._keep:
+                operation.context.occurred_at = (
+                    own if operation.context.occurred_at is None else operation.context.occurred_at
+                )
+                operation.recorded_at = None
+            elif operation.event_id not in known:
+                with _at_line(line):
+                    operation.recorded_at = self._next(self._transaction.instant if own is None else own)
+
+    def _next(self, instant: int) -> int:
+        if self._last is not None and instant < self._last:
+            raise InvalidInstant(
+                f"recorded_at {format_instant(instant)} is earlier than the line before, {format_instant(self._last)}: "
+                "sort the records by time, or import with keep_times=False"
+            )
+        if self._last is None and self._head is not None and instant <= self._head:
+            raise InvalidInstant(
+                f"recorded_at {format_instant(instant)} is not later than the store's last event, "
+                f"{format_instant(self._head)}: a history only grows forward; import with keep_times=False"
+            )
+        if instant > max(self._now, self._transaction.instant):
+            raise InvalidInstant(f"recorded_at {format_instant(instant)} lies in the future: mend the record")
+        self._last = instant
+        return instant
+
+    def _known(self, prepared: list[Prepared]) -> set[str]:
+        ids = [operation.event_id for operation in prepared if operation.event_id is not None]
+        places = ",".join("?" * len(ids))
+        sql = f"SELECT event_id FROM events WHERE event_id IN ({places})"
+        return {row[0] for row in self._transaction.connection.execute(sql, ids)} if ids else set()
+
+
+def _prepare_record(record: Any, source: str, dimension: int | None, allow_zero: bool) -> Prepared:
+    if not isinstance(record, Mapping):
+        raise InvalidOperation(f"a record is a {type(record).__name__}: give an object with type, memory_id, ...")
+    unknown = [key for key in record if key not in _TAKEN and key not in _DERIVED]
+    if unknown:
+        raise InvalidOperation(
+            f"unknown key {unknown[0]!r}: put it into metadata or leave it out; known are {', '.join(sorted(_TAKEN))}"
+        )
+    kind = "ADD" if record.get("type") is None else record["type"]
+    model = _OPERATIONS.get(kind) if isinstance(kind, str) else None
+    if model is None:
+        raise InvalidOperation(f"type {kind!r} is not ADD, UPDATE or DELETE")
+    given = {name: record.get(name) for name in model.model_fields if name not in ("type", "expected_version")}
+    keeps_embedding = model is Update and record.get("vector") is None and record.get("embedding_position") is not None
+    make: Callable[..., Operation] = model
+    operation = make(**given)
+    # An export says of every event what its source was, also that it had none; so it comes back the same.
+    shared = {"source": record.get("source", source)}
+    prepared = prepare(operation, shared, dimension, allow_zero=allow_zero)
+    if keeps_embedding:
+        prepared.embed = False
+    if record.get("recorded_at") is not None:
+        prepared.recorded_at = parse_instant(record["recorded_at"], "recorded_at")
+    if record.get("salt") is not None:
+        prepared.salt = _hexadecimal("salt", record["salt"], SALT_LENGTH)
+        _check_digest(record, prepared)
+    return prepared
+
+
+def _check_digest(record: Mapping[str, Any], prepared: Prepared) -> None:
+    """An exported record carries the digest of its payload: what does not match was changed on the way."""
+    if record.get("payload_digest") is None or prepared.embed or prepared.salt is None:
+        return
+    digest = payload_digest(prepared.salt, prepared.content, prepared.metadata, prepared.embedding)
+    if digest != _hexadecimal("payload_digest", record["payload_digest"], 32):
+        raise InvalidOperation("the record does not match its payload_digest: it was changed since it was exported")
+
+
+def _hexadecimal(name: str, value: Any, length: int) -> bytes:
+    try:
+        decoded = bytes.fromhex(value)
+    except (TypeError, ValueError):
+        decoded = b""
+    if len(decoded) != length:
+        raise InvalidOperation(f"{name} is not {2 * length} hexadecimal digits")
+    return decoded
+
+
+def read_json_lines(path: str | os.PathLike[str], vectors: Vector | None = None) -> Iterator[dict[str, Any]]:
+    """The records of a JSON lines file, one object a line; `ImportFailed` names the first malformed line.
+
+    Where `vectors`, shape `(rows, dimension)`, is given, a whole number as a record's `vector` is a row of it.
+    """
+    try:
+        stream: IO[bytes] = Path(path).open("rb")  # noqa: SIM115 - only opening is in the try
+    except OSError as error:
+        raise StorageError(f"cannot read {os.fspath(path)}: {error.strerror or error}") from error
+    with stream:
+        for line, text in enumerate(stream, 1):
+            try:
+                record = orjson.loads(text)
+            except orjson.JSONDecodeError as error:
+                raise ImportFailed(f"line {line}: not JSON ({error}); nothing was imported", line) from None
+            if not isinstance(record, dict):
+                raise ImportFailed(f"line {line}: not a JSON object; nothing was imported", line)
+            row = record.get("vector")
+            if row is not None and not isinstance(row, list):
+                record["vector"] = _vector_row(row, vectors, line)
+            yield record
+
+
+def _vector_row(row: Any, vectors: Vector | None, line: int) -> Vector:
+    if vectors is None:
+        raise ImportFailed(
+            f"line {line}: vector is {row!r}, not a list: to use row numbers give their file with --vectors; "
+            "nothing was imported",
+            line,
+        )
+    try:
+        number = operator.index(row)
+        if isinstance(row, bool) or not 0 <= number < len(vectors):
+            raise TypeError
+    except TypeError:
+        raise ImportFailed(
+            f"line {line}: vector {row!r} is no row of a file of {len(vectors)}; nothing was imported", line
+        ) from None
+    chosen: Vector = vectors[number]
+    return chosen
+
+
+@contextlib.contextmanager
+def write_whole(path: str | os.PathLike[str], *, overwrite: bool = False) -> Iterator[IO[bytes]]:
+    """A binary stream whose bytes become the file `path` all at once: temporary file, sync, rename, sync."""
+    target = Path(path)
+    if target.exists() and not overwrite:
+        raise InvalidOperation(f"{target} exists already: remove it or give another path")
+    part = target.with_name(f".{target.name}.{secrets.token_hex(8)}.part")
+    try:
+        with part.open("xb") as stream:
+            yield stream
+            stream.flush()
+            os.fsync(stream.fileno())
+        os.replace(part, target)
+        sync_directory(target.parent)
+    except OSError as error:
+        if isinstance(error, AsofError):
+            raise
+        raise StorageError(f"cannot write {target}: {error.strerror or error}") from error
+    finally:
+        part.unlink(missing_ok=True)
+
+
+def sync_directory(directory: Path) -> None:
+    """Make a rename in `directory` last; where directories cannot be synced (Windows) the system sees to it."""
+    if os.name != "posix":
+        return
+    descriptor = os.open(directory, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)

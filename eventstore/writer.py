@@ -1,0 +1,171 @@
+"""The one writer of a store: transactions, the next instant, the settings that the first event fixes."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Iterator, Sequence
+
+from eventstore.append import Recorded, Tail, read_tail, record
+from eventstore.checks import check_matrix
+from eventstore.connections import Connections
+from eventstore.embedders import Embedder, embed_texts, embedder_name
+from eventstore.errors import (
+    AsofError,
+    EmbedderMismatch,
+    EmbedderMissing,
+    InvalidInstant,
+    InvalidOperation,
+    PositionConflict,
+)
+from eventstore.events import Vector
+from eventstore.instants import LAST_INSTANT, Clock, to_microseconds, wall_clock
+from eventstore.operations import Prepared
+from eventstore.sqlite import sqlite3
+
+__all__ = ["Transaction", "Writer"]
+
+
+class Transaction:
+    """A write transaction: all that is recorded through it is committed together, or none of it."""
+
+    def __init__(self, connection: sqlite3.Connection, instant: int, tail: Tail, dimension: int | None) -> None:
+        self.connection = connection
+        self.instant = instant
+        self.tail = tail
+        self.dimension = dimension
+
+    def record(self, operations: Sequence[Prepared]) -> list[Recorded]:
+        """Record operations in order. Those without a time of their own get the transaction's instant."""
+        for operation in operations:
+            if operation.recorded_at is None:
+                operation.recorded_at = self.instant
+        recorded = record(self.connection, self.tail, operations, self.dimension)
+        if self.dimension is None:
+            first = next((event.embedding for event in recorded if event.embedding is not None), None)
+            if first is not None:
+                self.dimension = len(first) // 4
+                self.connection.execute("INSERT INTO settings VALUES ('dimension', ?)", (str(self.dimension),))
+        return recorded
+
+
+class Writer:
+    """Writes one history through its connections."""
+
+    def __init__(
+        self,
+        connections: Connections,
+        *,
+        clock: Clock | None,
+        embedder: Embedder | None,
+        accept_embedder_change: bool,
+        allow_zero_vectors: bool,
+    ) -> None:
+        for name, given in (("embedder", embedder), ("clock", clock)):
+            if given is not None and not callable(given):
+                raise InvalidOperation(f"{name} is a {type(given).__name__}: give a callable")
+        self._connections = connections
+        self._allow_zero = allow_zero_vectors
+        self._clock = clock
+        self._floor = -(2**63)
+        self.embedder = embedder
+        settings: dict[str, str] = dict(connections.fetch("SELECT key, value FROM settings"))
+        self.dimension: int | None = int(settings["dimension"]) if "dimension" in settings else None
+        self.embedder_name: str | None = settings.get("embedder")
+        if embedder is not None:
+            self._take_embedder(embedder_name(embedder), accept_embedder_change)
+
+    def _take_embedder(self, name: str, accept_change: bool) -> None:
+        if self.embedder_name == name:
+            return
+        if self._connections.read_only:
+            self._require_embedder(name, accept_change)
+        else:
+            with self._connections.writing() as connection:
+                # Another process may have recorded its own since.
+                row = connection.execute("SELECT value FROM settings WHERE key = 'embedder'").fetchone()
+                self.embedder_name = None if row is None else row[0]
+                self._require_embedder(name, accept_change)
+                connection.execute("INSERT OR REPLACE INTO settings VALUES ('embedder', ?)", (name,))
+        self.embedder_name = name
+
+    def _require_embedder(self, name: str, accept_change: bool) -> None:
+        if self.embedder_name not in (None, name) and not accept_change:
+            raise EmbedderMismatch(
+                f"{self._connections.path} holds vectors of the embedder {self.embedder_name!r}, and {name!r} was "
+                "given: vectors of different embedders cannot be compared; open with the first, or with "
+                "accept_embedder_change=True"
+            )
+
+    def now(self) -> int:
+        """The clock's time in microseconds."""
+        return wall_clock() if self._clock is None else to_microseconds(self._clock())
+
+    @contextlib.contextmanager
+    def transaction(self, expected_position: int | None = None) -> Iterator[Transaction]:
+        """Begin a write transaction with its own instant: later than the head's and than any answered before."""
+        with self._connections.writing() as connection:
+            tail = read_tail(connection)
+            if expected_position is not None and tail.position != expected_position:
+                raise PositionConflict(
+                    f"the history is at position {tail.position}, not {expected_position}: "
+                    "read it again and decide anew"
+                )
+            instant = max(self.now(), self._floor + 1, -(2**63) if tail.recorded_at is None else tail.recorded_at + 1)
+            if instant > LAST_INSTANT:
+                raise InvalidInstant("the next instant lies after the year 9999: set the clock right")
+            transaction = Transaction(connection, instant, tail, self._dimension_in(connection))
+            yield transaction
+        self.dimension = transaction.dimension
+
+    def _dimension_in(self, connection: sqlite3.Connection) -> int | None:
+        if self.dimension is None:
+            row = connection.execute("SELECT value FROM settings WHERE key = 'dimension'").fetchone()
+            return None if row is None else int(row[0])
+        return self.dimension
+
+    def is_settled(self, instant: int) -> bool:
+        """Whether an instant was answered before: it stays answered, though the clock be set back since."""
+        return instant <= self._floor
+
+    def settle(self, instant: int) -> None:
+        """Make sure that nothing will be recorded at or before an instant that has passed by the clock.
+
+        An append under way in any process may have taken its time already, so it is waited for; a later one of
+        this store starts after `instant` even if the clock is set back.
+        """
+        if self._connections.read_only:
+            return
+        with self._connections.writing():
+            self._floor = max(self._floor, instant)
+
+    def append(self, operations: Sequence[Prepared], expected_position: int | None = None) -> list[Recorded]:
+        """Embed what needs it, then record all operations as one transaction at one instant."""
+        self.embed(operations)
+        with self.transaction(expected_position) as transaction:
+            return transaction.record(operations)
+
+    def embed(self, operations: Sequence[Prepared]) -> None:
+        """Make the embeddings of the operations that have text only; before the lock, embedders are slow."""
+        pending = [operation for operation in operations if operation.embed]
+        if not pending:
+            return
+        try:
+            vectors = self.vectors_of([operation.content or "" for operation in pending], "content")
+        except AsofError as error:
+            error.operation = operations.index(pending[0])
+            raise
+        for operation, vector in zip(pending, vectors, strict=True):
+            operation.embedding = vector.tobytes()
+            operation.embed = False
+
+    def vectors_of(self, texts: list[str], name: str) -> Vector:
+        """The embedder's vectors for texts, checked."""
+        if self.embedder is None:
+            raise EmbedderMissing(
+                f"{name} was given as text and the store has no embedder: "
+                "give a vector, or open the store with embedder=..."
+            )
+        vectors = embed_texts(self.embedder, texts, self.dimension)
+        if not texts:
+            return vectors
+        return check_matrix(f"the embedder's result for {name}", vectors, None, allow_zero=self._allow_zero)
