@@ -1,0 +1,234 @@
+"""Checkpoints on disk: generations that are whole or not there, and are never believed unchecked.
+
+A generation is a manifest, `generation-000007.json`, that names data files by their SHA-256. Data files hold plain
+little-endian numbers and never change once named, so generations share those that are the same: a checkpoint writes
+only what is new. Everything is written to a temporary name, synced and renamed; the manifest comes last.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import re
+import secrets
+import time
+import warnings
+from collections.abc import Iterator
+from hashlib import sha256
+from pathlib import Path
+from typing import Literal
+
+import orjson
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from eventstore import StorageError
+from eventstore.transfer import sync_directory
+
+try:
+    import fcntl
+except ImportError:  # Windows: two processes that checkpoint at once may each lose a generation, never data
+    fcntl = None  # type: ignore[assignment]
+
+__all__ = ["CheckpointWarning", "Checkpoints", "DataFile", "Manifest", "Unusable"]
+
+_GENERATION = re.compile(r"generation-(\d{6,12})\.json")
+_KEPT_GENERATIONS = 2
+_STALE_PART_SECONDS = 3600.0
+_MANIFEST_LIMIT = 16 * 2**20
+
+
+class CheckpointWarning(UserWarning):
+    """A checkpoint could not be used or written. Nothing is lost: the history fills in."""
+
+
+class Unusable(Exception):
+    """A generation or one of its files is not what its manifest says."""
+
+
+class _Strict(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True, strict=True)
+
+
+class DataFile(_Strict):
+    """A data file: its name in the directory, its length in bytes, and its SHA-256."""
+
+    name: str = Field(pattern=r"^(rows|segment)-[0-9a-z.-]{1,80}$")
+    size: int = Field(ge=0)
+    sha256: str = Field(pattern=r"^[0-9a-f]{64}$")
+
+
+class Manifest(_Strict):
+    """What a generation holds: the index at `position` of the history whose hash there is `head_hash`."""
+
+    format: Literal[1] = 1
+    position: int = Field(ge=1)
+    head_hash: str = Field(pattern=r"^[0-9a-f]{64}$")
+    dimension: int = Field(ge=1)
+    rows: int = Field(ge=0)
+    segment_rows: int = Field(ge=1)
+    metric: str
+    faiss_version: str
+    table: DataFile
+    segments: list[DataFile]
+
+
+def _digest_of(manifest: Manifest) -> str:
+    return sha256(orjson.dumps(manifest.model_dump(), option=orjson.OPT_SORT_KEYS)).hexdigest()
+
+
+class Checkpoints:
+    """The generations in one directory."""
+
+    def __init__(self, directory: Path) -> None:
+        self.directory = directory
+        # Files that this process has written or read and found good: not written again.
+        self._good: set[str] = set()
+
+    def newest_first(self) -> list[Path]:
+        """The manifests that are there."""
+        try:
+            names = os.listdir(self.directory)
+        except FileNotFoundError:
+            return []
+        except OSError as error:
+            raise StorageError(
+                f"cannot read the index directory {self.directory} ({error.strerror}): give another directory"
+            ) from error
+        found = sorted((int(match[1]), name) for name in names if (match := _GENERATION.fullmatch(name)))
+        return [self.directory / name for _, name in reversed(found)]
+
+    def read_manifest(self, path: Path) -> Manifest:
+        """The manifest at `path`; `Unusable` if it is damaged or of another format."""
+        try:
+            with path.open("rb") as stream:
+                text = stream.read(_MANIFEST_LIMIT + 1)
+        except OSError as error:
+            raise Unusable(f"{path.name} cannot be read: {error.strerror}") from error
+        try:
+            fields = orjson.loads(text)
+            digest = fields.pop("sha256")
+            manifest = Manifest.model_validate(fields)
+        except (orjson.JSONDecodeError, AttributeError, KeyError, TypeError, ValidationError) as error:
+            reason = str(error).splitlines()[0]
+            raise Unusable(f"{path.name} is no manifest that this version can read ({reason})") from None
+        if digest != _digest_of(manifest):
+            raise Unusable(f"{path.name} does not match its own digest")
+        return manifest
+
+    def read_data(self, file: DataFile) -> bytes:
+        """The bytes of a data file, checked; `Unusable` if they are not what the manifest says."""
+        path = self.directory / file.name
+        try:
+            if path.stat().st_size != file.size:
+                raise Unusable(f"{file.name} has {path.stat().st_size} bytes instead of {file.size}")
+            content = path.read_bytes()
+        except OSError as error:
+            raise Unusable(f"{file.name} cannot be read: {error.strerror}") from error
+        if sha256(content).hexdigest() != file.sha256:
+            self._set_aside(path)
+            raise Unusable(f"{file.name} does not match its digest")
+        self._good.add(file.name)
+        return content
+
+    def set_aside(self, path: Path, reason: str) -> None:
+        """Rename a generation that cannot be used, and warn: the history fills in."""
+        self._set_aside(path)
+        warnings.warn(
+            f"index checkpoint {path} was set aside: {reason}; the history fills in", CheckpointWarning, stacklevel=4
+        )
+
+    def _set_aside(self, path: Path) -> None:
+        # In a directory that cannot be written to it stays where it is, and is found unusable again.
+        with contextlib.suppress(OSError):
+            path.rename(path.with_name(f"{path.name}.set-aside"))
+
+    def has(self, file: DataFile) -> bool:
+        """Whether a data file is there that this process has written or found good."""
+        return file.name in self._good and (self.directory / file.name).exists()
+
+    def write_data(self, kind: str, content: bytes | memoryview) -> DataFile:
+        """Write a data file, unless it is there and known to be good."""
+        digest = sha256(content).hexdigest()
+        file = DataFile(name=f"{kind}-{digest[:32]}.bin", size=len(content), sha256=digest)
+        if not self.has(file):
+            with self._written(self.directory / file.name) as part:
+                _write_synced(part, content)
+            self._good.add(file.name)
+        return file
+
+    def write_manifest(self, manifest: Manifest) -> Path:
+        """Name a new generation, once all its data files are written; then drop what is no longer needed."""
+        text = orjson.dumps({**manifest.model_dump(), "sha256": _digest_of(manifest)}, option=orjson.OPT_INDENT_2)
+        with self._locked():
+            newest = self.newest_first()
+            number = 1 + (int(_GENERATION.fullmatch(newest[0].name)[1]) if newest else 0)  # type: ignore[index]
+            path = self.directory / f"generation-{number:06d}.json"
+            with self._written(path) as part:
+                _write_synced(part, text)
+            sync_directory(self.directory)
+            self._prune(manifest)
+        return path
+
+    def prepare(self) -> None:
+        """Create the directory."""
+        try:
+            self.directory.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise StorageError(
+                f"cannot create the index directory {self.directory} ({error.strerror}): give another directory"
+            ) from error
+
+    @contextlib.contextmanager
+    def _written(self, path: Path) -> Iterator[Path]:
+        part = path.with_name(f"{path.name}.{secrets.token_hex(8)}.part")
+        try:
+            yield part
+            part.replace(path)
+        except OSError as error:
+            raise StorageError(
+                f"cannot write the index checkpoint {path}: {error.strerror}; the history is not affected"
+            ) from error
+        finally:
+            part.unlink(missing_ok=True)
+
+    @contextlib.contextmanager
+    def _locked(self) -> Iterator[None]:
+        if fcntl is None:
+            yield
+            return
+        descriptor = os.open(self.directory, os.O_RDONLY)
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX)
+            yield
+        finally:
+            os.close(descriptor)
+
+    def _prune(self, written: Manifest) -> None:
+        """Remove generations past the last two, the files that only they named, and parts nobody finished."""
+        manifests = self.newest_first()
+        needed, spent = _names_of(written), set()
+        for path in manifests[:_KEPT_GENERATIONS]:
+            with contextlib.suppress(Unusable):
+                needed |= _names_of(self.read_manifest(path))
+        for path in manifests[_KEPT_GENERATIONS:]:
+            with contextlib.suppress(Unusable):
+                spent |= _names_of(self.read_manifest(path))
+            path.unlink(missing_ok=True)
+        for name in spent - needed:
+            (self.directory / name).unlink(missing_ok=True)
+            self._good.discard(name)
+        for part in self.directory.glob("*.part"):
+            with contextlib.suppress(FileNotFoundError):
+                if time.time() - part.stat().st_mtime > _STALE_PART_SECONDS:
+                    part.unlink()
+
+
+def _names_of(manifest: Manifest) -> set[str]:
+    return {manifest.table.name, *(segment.name for segment in manifest.segments)}
+
+
+def _write_synced(path: Path, content: bytes | memoryview) -> None:
+    with path.open("xb") as stream:
+        stream.write(content)
+        stream.flush()
+        os.fsync(stream.fileno())
