@@ -1,0 +1,8 @@
+"""The property-based test kit for applications: a state machine that drives store and projections together.
+
+Part of `asof[testing]`. docs/reference/testing.md.
+"""
+
+from replay.testing.machine import MemoryMachine, memory_machine
+
+__all__ = ["MemoryMachine", "memory_machine"]
