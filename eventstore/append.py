@@ -81,15 +81,18 @@ def record(
     connection: sqlite3.Connection,
     tail: Tail,
     operations: Sequence[Prepared],
+    instant: int,
     dimension: int | None,
 ) -> list[Recorded]:
-    """Write the operations in order and move `tail`; each has its `recorded_at` set and its embedding made.
+    """Write the operations in order and move `tail`; their embeddings are made.
+
+    They are recorded at `instant`, but for those of an import that come with a time of their own.
 
     An operation whose event_id is recorded already with the same content is not written again: its event is
     returned as it stands. Raises before the first row is written.
     """
     known = _recorded_before(connection, operations)
-    batch = _Batch(connection, tail, dimension)
+    batch = _Batch(connection, tail, instant, dimension)
     results = []
     for number, operation in enumerate(operations):
         before = known.get(operation.event_id) if operation.event_id is not None else None
@@ -107,9 +110,10 @@ def record(
 class _Batch:
     """Rows to be, and the memories' states as they are after each of them."""
 
-    def __init__(self, connection: sqlite3.Connection, tail: Tail, dimension: int | None) -> None:
+    def __init__(self, connection: sqlite3.Connection, tail: Tail, instant: int, dimension: int | None) -> None:
         self._connection = connection
         self._tail = tail
+        self._instant = instant
         self._bytes = None if dimension is None else 4 * dimension
         self._current: dict[str, _Current | None] = {}
         self._events: list[EventRow] = []
@@ -162,7 +166,7 @@ class _Batch:
         own_embedding: bytes | None,
     ) -> Recorded:
         tail, context = self._tail, operation.context
-        assert operation.recorded_at is not None
+        recorded_at = self._instant if operation.recorded_at is None else operation.recorded_at
         seq = tail.position + 1
         version = 1 if current is None else current.version + 1
         add_seq = seq if operation.type == "ADD" or current is None else current.add_seq
@@ -180,7 +184,7 @@ class _Batch:
             add_seq,
             embedding_seq,
             operation.type,
-            operation.recorded_at,
+            recorded_at,
             context.occurred_at,
             context.actor_id,
             context.role,
@@ -193,7 +197,7 @@ class _Batch:
         row = EventRow(*header, event_hash(tail.hash, *header))
         self._events.append(row)
         self._payloads.append(PayloadRow(seq, salt, content, metadata, own_embedding))
-        tail.position, tail.recorded_at, tail.hash = seq, operation.recorded_at, row.hash
+        tail.position, tail.recorded_at, tail.hash = seq, recorded_at, row.hash
         self._current[memory_id] = _Current(
             version,
             seq,

@@ -37,6 +37,8 @@ __all__ = ["Connections", "Durability", "translated"]
 Durability = Literal["full", "normal"]
 Row = tuple[Any, ...]
 
+LOG_LIMIT = 64 * 2**20  # bytes at which the write-ahead log is folded into the file: twice the bulk rate of the default
+
 _IDLE_READERS = 8
 
 
@@ -109,7 +111,7 @@ class Connections:
             if exists and not self._writable():
                 return self._open_for_reading()
             try:
-                return self._open_for_writing(exists)
+                return self._open_for_writing()
             except sqlite3.OperationalError as error:
                 # Where another process opens the file just now, SQLite refuses the switch to WAL without waiting.
                 if not _is_busy(error) or time.monotonic() >= deadline:
@@ -120,11 +122,12 @@ class Connections:
         # The write-ahead log is a file beside it, so the directory has to take files too.
         return os.access(self.file, os.W_OK) and os.access(os.path.dirname(self.file), os.W_OK)
 
-    def _open_for_writing(self, exists: bool) -> sqlite3.Connection:
+    def _open_for_writing(self) -> sqlite3.Connection:
         connection = self._connect("mode=rwc")
         try:
             db = Database(connection, recursive_triggers=True)
-            if exists:
+            # Asked of SQLite, which first undoes what a process that died while it created the file left of that.
+            if connection.execute("PRAGMA page_count").fetchone()[0]:
                 refuse_newer(db, self.path)  # before anything is changed
             else:
                 # Before WAL, so that the page size holds and the file is known as ours from its first page.
@@ -178,7 +181,7 @@ class Connections:
     def _tune(self, connection: sqlite3.Connection) -> None:
         for pragma in (
             f"synchronous = {'FULL' if self._durability == 'full' else 'NORMAL'}",
-            f"wal_autocheckpoint = {64 * 2**20 // PAGE_SIZE}",  # 64 MB: twice the bulk rate of the default
+            f"wal_autocheckpoint = {LOG_LIMIT // PAGE_SIZE}",
             "cache_size = -65536",
             "trusted_schema = OFF",
             "cell_size_check = ON",

@@ -97,20 +97,26 @@ def event_hash(
 
     The parameters after `previous` are the columns of `events` in their order, without `hash`.
     """
+    # Written out, not by _text and _integer: this runs for every event that is written or read.
+    event, memory, kind = event_id.encode(), memory_id.encode(), type.encode()
     return sha256(
         b"".join(
             (
                 _EVENT_TAG,
                 previous,
                 _INTEGER(8, seq),
-                _text(event_id),
-                _text(memory_id),
+                _LENGTH(len(event)),
+                event,
+                _LENGTH(len(memory)),
+                memory,
                 _INTEGER(8, version),
-                _integer(prev_seq),
+                _NULL if prev_seq is None else _INTEGER(8, prev_seq),
                 _INTEGER(8, add_seq),
-                _integer(embedding_seq),
-                _text(type),
-                _blob(digest),
+                _NULL if embedding_seq is None else _INTEGER(8, embedding_seq),
+                _LENGTH(len(kind)),
+                kind,
+                _LENGTH(len(digest)),
+                digest,
                 _shared_fields(recorded_at, occurred_at, actor_id, role, reason, correlation_id, causation_id, source),
             )
         )

@@ -9,7 +9,15 @@ from datetime import datetime, timedelta, timezone
 
 from eventstore.errors import InvalidInstant
 
-__all__ = ["LAST_INSTANT", "Clock", "format_instant", "from_microseconds", "parse_instant", "to_microseconds", "wall_clock"]
+__all__ = [
+    "LAST_INSTANT",
+    "Clock",
+    "format_instant",
+    "from_microseconds",
+    "parse_instant",
+    "to_microseconds",
+    "wall_clock",
+]
 
 Clock = Callable[[], datetime]
 """Returns the current time as an aware datetime."""

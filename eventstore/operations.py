@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import Annotated, Any, Literal
 
+import numpy as np
 from pydantic import BaseModel, ConfigDict, SkipValidation, ValidationError
 
 from eventstore.checks import check_content, check_count, check_id, check_text, check_vector, metadata_json
@@ -35,6 +36,26 @@ class _Operation(BaseModel):
             first = error.errors()[0]
             where = ".".join(str(part) for part in first["loc"])
             raise InvalidOperation(f"{type(self).__name__}: {where}: {first['msg']}") from None
+
+    def __repr__(self) -> str:
+        """The call that makes the operation again: what was not given is left out."""
+        fields = sorted(self.model_fields_set - {"type"}, key=lambda name: (name != "memory_id", name))
+        return f"{type(self).__name__}({', '.join(f'{name}={_code(getattr(self, name))}' for name in fields)})"
+
+    __str__ = __repr__
+
+
+def _code(value: Any) -> str:
+    """The repr of a value, where that is code: arrays as lists, and the floats that have no literal as calls."""
+    if isinstance(value, np.ndarray):
+        return _code(value.tolist())
+    if isinstance(value, float) and value - value != 0.0:
+        return f"float('{value}')"
+    if type(value) is list:
+        return f"[{', '.join(map(_code, value))}]"
+    if type(value) is dict:
+        return f"{{{', '.join(f'{_code(key)}: {_code(inner)}' for key, inner in value.items())}}}"
+    return repr(value)
 
 
 class Add(_Operation):
@@ -89,8 +110,8 @@ class Prepared:
     """A checked operation in the form that is recorded: JSON text and bytes instead of objects.
 
     None means: keep (UPDATE), or not given. `embed` says that the embedder has still to make the embedding;
-    an update with new content and neither keeps the one before (an import knows such). `vector_given` tells a retry whether the embedding is the caller's own and so has to agree. `recorded_at` and `salt` are
-    given by imports only.
+    an update with new content and neither keeps the one before (an import knows such). `vector_given` tells a retry
+    whether the embedding is the caller's own and so has to agree. `recorded_at` and `salt` are given by imports only.
     """
 
     type: EventType

@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import errno
 import os
+from contextlib import closing
 from pathlib import Path
 from typing import Any
+from urllib.parse import quote
 
 from sqlite_utils import Database, Migrations
 
 from eventstore.errors import CorruptHistory, NewerSchema, NotAStore, StorageError
+from eventstore.sqlite import sqlite3
 
 __all__ = [
     "APPLICATION_ID",
@@ -21,6 +25,8 @@ __all__ = [
 ]
 
 APPLICATION_ID = 0x61736F66  # "asof": byte 68 of the SQLite header, how a file is known to be ours
+_HEADER_LENGTH = 100
+_JOURNAL_MAGIC = bytes.fromhex("d9d505f920a163d7")
 PAGE_SIZE = 16384  # 4096 halves the rate of bulk appends of embeddings, 32768 costs single ones a third
 
 EVENT_COLUMNS = (
@@ -178,7 +184,7 @@ def refuse_newer(db: Database, path: str) -> None:
 def inspect_file(path: str) -> bool:
     """Whether `path` holds a history already; False where there is nothing yet to hold one.
 
-    Reads the file's first 100 bytes only and touches nothing. `NotAStore` for a directory, a file that is not
+    Reads the file's header only and touches nothing. `NotAStore` for a directory, a file that is not
     an SQLite database or another application's; `CorruptHistory` for one that is shorter than it says.
     """
     if not path or "\0" in path:
@@ -193,29 +199,66 @@ def inspect_file(path: str) -> bool:
             return False
         if not file.is_file():
             raise NotAStore(f"{path} is not a regular file: give the path of a database file")
-        with file.open("rb") as stream:
-            header = stream.read(100)
+        if not os.access(file, os.R_OK):
+            raise PermissionError(errno.EACCES, os.strerror(errno.EACCES))
+        size = file.stat().st_size
+        if not size or _was_being_created(path):
+            return False
+        application, whole = _read_header(path) if size >= _HEADER_LENGTH else (None, False)
         # In this order: what another process does between the steps only makes the file longer.
         logged = _has_bytes(f"{os.path.realpath(path)}-wal")
-        size = file.stat().st_size
-        if not header:
-            return False
     except OSError as error:
         if isinstance(error, StorageError):
             raise
         raise StorageError(f"cannot read {path}: {error.strerror or error}") from error
-    if len(header) < 100 or not header.startswith(b"SQLite format 3\0"):
+    if application is None:
         raise NotAStore(f"{path} is not an SQLite database: give the path of an asof history or of a new file")
-    if int.from_bytes(header[68:72], "big") != APPLICATION_ID:
+    if application != APPLICATION_ID:
         raise NotAStore(f"{path} is an SQLite database of another application: give another path")
-    page_size = int.from_bytes(header[16:18], "big")
-    expected = (65536 if page_size == 1 else page_size) * int.from_bytes(header[28:32], "big")
-    if size < expected and not logged:
+    if not whole and not logged:
         raise CorruptHistory(
-            f"{path} is cut off: {size} bytes of the {expected} that its header names; "
+            f"{path} is cut off: it is shorter than its header says; "
             "bring back a copy, or look at what is left with `replay verify`"
         )
     return True
+
+
+def _read_header(path: str) -> tuple[int | None, bool]:
+    """The application id in a file's header, None if that is not SQLite's; and whether the file is as long as it says.
+
+    Asked of SQLite. Were the file opened and closed here, this process would lose every lock that it has on it
+    (POSIX; sqlite.org/howtocorrupt.html, 2.2), and the next process to close it would delete the log that a store
+    of this process goes on writing to.
+    """
+    uri = f"file:{quote(os.fsencode(os.path.realpath(path)))}?mode=ro&immutable=1"
+    with closing(sqlite3.connect(uri, uri=True, isolation_level=None)) as connection:
+
+        def pragma(name: str) -> int:
+            return int(connection.execute(f"PRAGMA {name}").fetchone()[0])
+
+        try:
+            application = pragma("application_id")
+            return application, os.path.getsize(path) >= pragma("page_count") * pragma("page_size")
+        except sqlite3.DatabaseError as error:
+            if "not a database" in str(error):
+                return None, False
+            if "malformed" not in str(error):
+                raise
+        connection.execute("PRAGMA writable_schema = ON")  # and SQLite makes do with a file that is too short
+        return pragma("application_id"), False
+
+
+def _was_being_created(path: str) -> bool:
+    """Whether a journal beside the file says that it was empty before, and whoever began to fill it has not ended.
+
+    Whatever is in the file then SQLite takes back when it opens it (sqlite.org/fileformat2.html, 3).
+    """
+    try:
+        with open(f"{os.path.realpath(path)}-journal", "rb") as stream:
+            header = stream.read(20)
+    except FileNotFoundError:
+        return False
+    return header.startswith(_JOURNAL_MAGIC) and header[16:] == bytes(4)
 
 
 def _has_bytes(path: str) -> bool:

@@ -15,13 +15,13 @@ import numpy as np
 import orjson
 
 from eventstore.append import SALT_LENGTH
+from eventstore.checked import chunks
 from eventstore.checks import check_id
 from eventstore.errors import AsofError, ImportFailed, InvalidInstant, InvalidOperation, StorageError
 from eventstore.events import Event, Vector, vector_of
 from eventstore.hashing import payload_digest
 from eventstore.instants import format_instant, parse_instant, to_microseconds
 from eventstore.operations import Add, Delete, Operation, Prepared, Update, prepare
-from eventstore.reads import chunks
 from eventstore.writer import Transaction, Writer
 
 __all__ = ["ImportResult", "export_records", "import_records", "read_json_lines", "write_whole"]
@@ -225,6 +225,8 @@ def read_json_lines(path: str | os.PathLike[str], vectors: Vector | None = None)
         raise StorageError(f"cannot read {os.fspath(path)}: {error.strerror or error}") from error
     with stream:
         for line, text in enumerate(stream, 1):
+            if not text.strip() and not stream.read().strip():
+                return  # many tools end a file with empty lines
             try:
                 record = orjson.loads(text)
             except orjson.JSONDecodeError as error:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 
 from eventstore.append import Recorded, Tail, read_tail, record
 from eventstore.checks import check_matrix
@@ -18,6 +19,7 @@ from eventstore.errors import (
     PositionConflict,
 )
 from eventstore.events import Vector
+from eventstore.group import AppendGroup, Job
 from eventstore.instants import LAST_INSTANT, Clock, to_microseconds, wall_clock
 from eventstore.operations import Prepared
 from eventstore.sqlite import sqlite3
@@ -26,20 +28,40 @@ __all__ = ["Transaction", "Writer"]
 
 
 class Transaction:
-    """A write transaction: all that is recorded through it is committed together, or none of it."""
+    """A write transaction: all that is recorded through it is committed together, or none of it.
 
-    def __init__(self, connection: sqlite3.Connection, instant: int, tail: Tail, dimension: int | None) -> None:
+    `instant` is that of the append under way: not before `earliest`, and later than the last event's.
+    """
+
+    def __init__(self, connection: sqlite3.Connection, earliest: int, tail: Tail, dimension: int | None) -> None:
         self.connection = connection
-        self.instant = instant
         self.tail = tail
         self.dimension = dimension
+        self.instant = earliest
+        self.begin_next_append()
+
+    def begin_next_append(self) -> None:
+        """Move `instant` past what has been recorded, so that the next append is at an instant of its own."""
+        if self.tail.recorded_at is not None:
+            self.instant = max(self.instant, self.tail.recorded_at + 1)
+        if self.instant > LAST_INSTANT:
+            raise InvalidInstant("the next instant lies after the year 9999: set the clock right")
+
+    def require_position(self, expected: int | None) -> None:
+        """`PositionConflict` unless the history ends at `expected`; None for wherever it ends."""
+        if expected is not None and self.tail.position != expected:
+            raise PositionConflict(
+                f"the history is at position {self.tail.position}, not {expected}: read it again and decide anew"
+            )
 
     def record(self, operations: Sequence[Prepared]) -> list[Recorded]:
-        """Record operations in order. Those without a time of their own get the transaction's instant."""
-        for operation in operations:
-            if operation.recorded_at is None:
-                operation.recorded_at = self.instant
-        recorded = record(self.connection, self.tail, operations, self.dimension)
+        """Record operations in order. Those without a time of their own get the transaction's instant.
+
+        An `AsofError` is raised before anything of them is written, and leaves the transaction as it was.
+        """
+        tail = replace(self.tail)
+        recorded = record(self.connection, tail, operations, self.instant, self.dimension)
+        self.tail = tail
         if self.dimension is None:
             first = next((event.embedding for event in recorded if event.embedding is not None), None)
             if first is not None:
@@ -67,6 +89,7 @@ class Writer:
         self._allow_zero = allow_zero_vectors
         self._clock = clock
         self._floor = -(2**63)
+        self._group = AppendGroup(self._commit, self._is_committed)
         self.embedder = embedder
         settings: dict[str, str] = dict(connections.fetch("SELECT key, value FROM settings"))
         self.dimension: int | None = int(settings["dimension"]) if "dimension" in settings else None
@@ -101,19 +124,11 @@ class Writer:
         return wall_clock() if self._clock is None else to_microseconds(self._clock())
 
     @contextlib.contextmanager
-    def transaction(self, expected_position: int | None = None) -> Iterator[Transaction]:
+    def transaction(self) -> Iterator[Transaction]:
         """Begin a write transaction with its own instant: later than the head's and than any answered before."""
         with self._connections.writing() as connection:
-            tail = read_tail(connection)
-            if expected_position is not None and tail.position != expected_position:
-                raise PositionConflict(
-                    f"the history is at position {tail.position}, not {expected_position}: "
-                    "read it again and decide anew"
-                )
-            instant = max(self.now(), self._floor + 1, -(2**63) if tail.recorded_at is None else tail.recorded_at + 1)
-            if instant > LAST_INSTANT:
-                raise InvalidInstant("the next instant lies after the year 9999: set the clock right")
-            transaction = Transaction(connection, instant, tail, self._dimension_in(connection))
+            earliest = max(self.now(), self._floor + 1)
+            transaction = Transaction(connection, earliest, read_tail(connection), self._dimension_in(connection))
             yield transaction
         self.dimension = transaction.dimension
 
@@ -141,8 +156,23 @@ class Writer:
     def append(self, operations: Sequence[Prepared], expected_position: int | None = None) -> list[Recorded]:
         """Embed what needs it, then record all operations as one transaction at one instant."""
         self.embed(operations)
-        with self.transaction(expected_position) as transaction:
-            return transaction.record(operations)
+        return self._group.run(Job(operations, expected_position))
+
+    def _commit(self, jobs: list[Job]) -> None:
+        with self.transaction() as transaction:
+            for job in jobs:
+                try:
+                    transaction.begin_next_append()
+                    transaction.require_position(job.expected_position)
+                    job.recorded = transaction.record(job.operations)
+                except AsofError as error:
+                    job.error = error
+
+    def _is_committed(self, jobs: list[Job]) -> bool:
+        last = [event.row for job in jobs for event in job.recorded or () if event.new][-1:]
+        return bool(last) and [(last[0].hash,)] == self._connections.fetch(
+            "SELECT hash FROM events WHERE seq = ?", (last[0].seq,)
+        )
 
     def embed(self, operations: Sequence[Prepared]) -> None:
         """Make the embeddings of the operations that have text only; before the lock, embedders are slow."""

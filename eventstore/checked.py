@@ -1,0 +1,119 @@
+"""Rows of the history, each checked as it is read: a header against the hash chain, a payload against its digest.
+
+So no read returns what was changed in the file since it was recorded; it raises `CorruptHistory` instead.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from itertools import islice
+from typing import Any, TypeVar
+
+from eventstore.connections import Connections
+from eventstore.errors import CorruptHistory
+from eventstore.events import EventRow, PayloadRow
+from eventstore.hashing import GENESIS, event_hash, payload_digest
+from eventstore.queries import HEADERS, PAYLOADS, PLAIN_HEADERS, EventSelection
+
+__all__ = ["CheckedRows", "chunks"]
+
+_SOME = 500
+T = TypeVar("T")
+
+
+def chunks(values: Iterable[T], size: int) -> Iterator[list[T]]:
+    """Lists of at most `size` values."""
+    iterator = iter(values)
+    while some := list(islice(iterator, size)):
+        yield some
+
+
+class CheckedRows:
+    """Reads rows of `events` and `payloads` by position."""
+
+    def __init__(self, connections: Connections) -> None:
+        self._connections = connections
+
+    def headers(self, positions: Iterable[int]) -> dict[int, EventRow]:
+        """The headers at `positions`; every one of them has to be there."""
+        found: dict[int, EventRow] = {}
+        for some in chunks(positions, _SOME):
+            sql = f"{HEADERS} NOT INDEXED WHERE e.seq IN ({','.join('?' * len(some))})"
+            rows = self._checked(self._connections.fetch(sql, [int(position) for position in some]))
+            found.update((header.seq, header) for header in rows)
+            self._require(some, found)
+        return found
+
+    def page(self, selection: EventSelection, limit: int) -> list[EventRow]:
+        """The first `limit` headers of a selection, in its order; a whole range has to be without gaps."""
+        headers = self._checked(self._connections.fetch(*selection.page(limit)))
+        if selection.is_whole_range:
+            count = min(limit, selection.upto - selection.after)
+            first = selection.upto - count if selection.reverse else selection.after
+            self._require(range(first + 1, first + count + 1), {header.seq for header in headers})
+        return headers
+
+    def range(self, after: int, upto: int) -> list[EventRow]:
+        """The headers at the positions in `(after, upto]`, ascending, without gaps."""
+        # The row before comes along, so that each is checked against the one read before it.
+        rows = self._connections.fetch(f"{PLAIN_HEADERS} WHERE seq >= ? AND seq <= ? ORDER BY seq", (after, upto))
+        headers = list(map(EventRow._make, rows))
+        self._require(range(max(after, 1), upto + 1), {header.seq for header in headers})
+        before = GENESIS if after == 0 else headers.pop(0).hash
+        for header in headers:
+            if event_hash(before, *header[:-1]) != header.hash:
+                raise self.damaged(header.seq, "does not fit into the hash chain")
+            before = header.hash
+        return headers
+
+    def payloads(self, headers: Iterable[EventRow]) -> dict[int, PayloadRow]:
+        """The payloads of the events with these headers, by position."""
+        found: dict[int, PayloadRow] = {}
+        for some in chunks(headers, _SOME):
+            sql = f"{PAYLOADS} WHERE seq IN ({','.join('?' * len(some))})"
+            rows = {
+                row[0]: PayloadRow._make(row) for row in self._connections.fetch(sql, [header.seq for header in some])
+            }
+            self._check_payloads(some, rows)
+            found.update(rows)
+        return found
+
+    def payload_range(self, headers: list[EventRow]) -> dict[int, PayloadRow]:
+        """The payloads of headers that are a range of positions."""
+        if not headers:
+            return {}
+        sql = f"{PAYLOADS} WHERE seq >= ? AND seq <= ? ORDER BY seq"
+        rows = {
+            row[0]: PayloadRow._make(row) for row in self._connections.fetch(sql, (headers[0].seq, headers[-1].seq))
+        }
+        self._check_payloads(headers, rows)
+        return rows
+
+    def _checked(self, rows: Iterable[tuple[Any, ...]]) -> list[EventRow]:
+        headers = []
+        for row in rows:
+            header = EventRow._make(row[:-1])
+            before = GENESIS if header.seq == 1 else row[-1]
+            if before is None:
+                raise self.damaged(header.seq - 1, "is missing")
+            if event_hash(before, *header[:-1]) != header.hash:
+                raise self.damaged(header.seq, "does not fit into the hash chain")
+            headers.append(header)
+        return headers
+
+    def _check_payloads(self, headers: Iterable[EventRow], rows: dict[int, PayloadRow]) -> None:
+        for header in headers:
+            row = rows.get(header.seq)
+            if row is None:
+                raise self.damaged(header.seq, "has no payload")
+            if payload_digest(row.salt, row.content, row.metadata, row.embedding) != header.payload_digest:
+                raise self.damaged(header.seq, "does not match the digest of its payload")
+
+    def _require(self, positions: Iterable[int], found: Any) -> None:
+        for position in positions:
+            if position not in found:
+                raise self.damaged(int(position), "is missing")
+
+    def damaged(self, position: int, what: str) -> CorruptHistory:
+        """The error that says so."""
+        return CorruptHistory(f"event {position} of {self._connections.path} {what}: run `replay verify`")

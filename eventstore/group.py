@@ -1,0 +1,102 @@
+"""Appends of several threads that wait for the same disk share one sync.
+
+Whoever comes first commits for all who are waiting by then; the others find their append done. Each is still an
+append of its own: its own instant, and its own error, which leaves the rest of the group alone.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+from eventstore.append import Recorded
+from eventstore.errors import AsofError
+from eventstore.operations import Prepared
+
+__all__ = ["AppendGroup", "Job"]
+
+_MOST_EVENTS = 10_000
+
+
+@dataclass(slots=True, eq=False)
+class Job:
+    """One append: what is asked, and then either the events or the error."""
+
+    operations: Sequence[Prepared]
+    expected_position: int | None
+    recorded: list[Recorded] | None = None
+    error: AsofError | None = None
+    done: bool = False
+
+
+class AppendGroup:
+    """Gathers jobs while one group is being committed; `commit` fills in each job's events or error.
+
+    `is_committed` says whether those events are in the history: asked after an interrupt, which can come when the
+    commit is done already.
+    """
+
+    def __init__(
+        self, commit: Callable[[list[Job]], None], is_committed: Callable[[list[Job]], bool] = lambda jobs: False
+    ) -> None:
+        self._commit = commit
+        self._is_committed = is_committed
+        self._waiting: list[Job] = []
+        self._gate = threading.Lock()
+        self._turn = threading.RLock()  # so that a write inside a write is refused, not waited for
+
+    def run(self, job: Job) -> list[Recorded]:
+        """Have the job committed, by this thread or by one before it; return its events or raise its error."""
+        with self._gate:
+            self._waiting.append(job)
+        try:
+            with self._turn:
+                if not job.done:
+                    self._lead(job)
+        finally:
+            # Interrupted while waiting: nobody else shall record what this caller will not hear of.
+            with self._gate:
+                if job in self._waiting:
+                    self._waiting.remove(job)
+        if job.error is not None:
+            raise job.error
+        assert job.recorded is not None
+        return job.recorded
+
+    def _lead(self, own: Job) -> None:
+        jobs = self._take(own)
+        try:
+            self._commit(jobs)
+        except AsofError as error:
+            # Nothing of the group is on disk: the same is true for everyone in it.
+            for job in jobs:
+                job.recorded, job.error, job.done = None, error, True
+        except BaseException:
+            # This thread was interrupted, the others were not: the next of them leads.
+            if self._is_committed(jobs):
+                for job in jobs:
+                    job.done = True
+                raise
+            with self._gate:
+                for job in jobs:
+                    job.recorded = job.error = None
+                self._waiting[:0] = [job for job in jobs if job is not own]
+            raise
+        else:
+            for job in jobs:
+                job.done = True
+
+    def _take(self, own: Job) -> list[Job]:
+        """The own job and those before and behind it, in their order, as long as the transaction stays moderate."""
+        with self._gate:
+            events, count = 0, 0
+            for count, job in enumerate(self._waiting, 1):  # noqa: B007 - used below
+                events += len(job.operations)
+                if events > _MOST_EVENTS:
+                    break
+            taken = self._waiting[:count]
+            if own not in taken:
+                taken.append(own)
+            self._waiting = [job for job in self._waiting if job not in taken]
+        return taken
