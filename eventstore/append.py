@@ -17,6 +17,7 @@ from eventstore.errors import (
     InvalidOperation,
     MemoryExists,
     MemoryNotFound,
+    PositionConflict,
     VersionConflict,
 )
 from eventstore.events import EventRow, PayloadRow
@@ -83,6 +84,7 @@ def record(
     operations: Sequence[Prepared],
     instant: int,
     dimension: int | None,
+    expected_position: int | None = None,
 ) -> list[Recorded]:
     """Write the operations in order and move `tail`; their embeddings are made.
 
@@ -92,6 +94,10 @@ def record(
     returned as it stands. Raises before the first row is written.
     """
     known = _recorded_before(connection, operations)
+    if expected_position not in (None, tail.position) and any(one.event_id not in known for one in operations):
+        raise PositionConflict(
+            f"the history is at position {tail.position}, not {expected_position}: read it again and decide anew"
+        )
     batch = _Batch(connection, tail, instant, dimension)
     results = []
     for number, operation in enumerate(operations):

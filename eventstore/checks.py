@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import operator
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -40,7 +41,7 @@ _STRICT = (
 def check_text(name: str, value: object) -> str:
     """A str that UTF-8 can hold; `InvalidOperation` otherwise."""
     if not isinstance(value, str):
-        raise InvalidOperation(f"{name} is a {type(value).__name__}: give a str")
+        raise InvalidOperation(f"{name} is of type {type(value).__name__}: give a str")
     if not value.isascii():
         try:
             value.encode()
@@ -73,7 +74,7 @@ def check_id(name: str, value: Any) -> str:
 def check_count(name: str, value: Any, least: int = 1) -> int:
     """A whole number of at least `least`; `InvalidOperation` otherwise."""
     try:
-        if isinstance(value, bool):
+        if isinstance(value, (bool, np.bool_)):
             raise TypeError
         number = operator.index(value)
     except TypeError:
@@ -86,22 +87,27 @@ def check_count(name: str, value: Any, least: int = 1) -> int:
 def metadata_json(metadata: Any) -> str:
     """The JSON text of metadata, keys sorted, as it is recorded; `InvalidMetadata` names what is not JSON."""
     if not isinstance(metadata, Mapping):
-        raise InvalidMetadata(f"metadata is a {type(metadata).__name__}: give a JSON object (a dict)")
+        raise InvalidMetadata(f"metadata is of type {type(metadata).__name__}: give a JSON object (a dict)")
     if not metadata:
         return "{}"
     plain = metadata if type(metadata) is dict else dict(metadata)
     try:
         encoded = orjson.dumps(plain, option=_STRICT)
         # What came out differs from what went in: NaN has become null, a tuple a list, a UUID a string.
-        if orjson.loads(encoded) == plain and _only_json(plain):
-            return encoded.decode()
+        if orjson.loads(encoded) == plain:
+            if all(type(value) in _SCALARS for value in plain.values()):
+                return encoded.decode()
+            if _fault("metadata", plain, -1) is None:
+                return _with_floats(plain)
     except (TypeError, ValueError, RecursionError) as error:
-        raise InvalidMetadata(_fault("metadata", plain) or f"metadata is not JSON: {error}") from None
-    raise InvalidMetadata(_fault("metadata", plain) or "metadata is not JSON")
+        raise InvalidMetadata(_fault("metadata", plain, -1) or f"metadata is not JSON: {error}") from None
+    raise InvalidMetadata(_fault("metadata", plain, -1) or "metadata is not JSON")
 
 
-def _only_json(metadata: dict[str, Any]) -> bool:
-    return all(type(value) in _SCALARS or _fault("", value) is None for value in metadata.values())
+def _with_floats(metadata: dict[str, Any]) -> str:
+    # What is recorded is hashed, so it must not depend on a version: orjson has changed how it writes floats, the
+    # standard library writes Python's own repr. Otherwise the two write the same.
+    return json.dumps(metadata, sort_keys=True, separators=(",", ":"), ensure_ascii=False, allow_nan=False)
 
 
 _SCALARS = (str, int, bool, type(None))
@@ -116,7 +122,7 @@ def _fault(path: str, value: Any, depth: int = 0) -> str | None:
     if kind is dict:
         for key, inner in value.items():
             if type(key) is not str:
-                return f"{path} has the key {key!r}, a {type(key).__name__}: JSON keys are str"
+                return f"{path} has the key {key!r} of type {type(key).__name__}: JSON keys are str"
             if fault := _text_fault(f"a key of {path}", key) or _fault(f"{path}.{key}", inner, depth + 1):
                 return fault
         return None
@@ -131,7 +137,7 @@ def _fault(path: str, value: Any, depth: int = 0) -> str | None:
         return None if value - value == 0.0 else f"{path} is {value}, which JSON has not: leave it out or use None"
     if kind in (bool, type(None)):
         return None
-    return f"{path} is a {kind.__name__}, which is not JSON: use str, int, float, bool, None, list or dict"
+    return f"{path} is of type {kind.__name__}, which is not JSON: use str, int, float, bool, None, list or dict"
 
 
 def _text_fault(path: str, value: str) -> str | None:
@@ -189,7 +195,7 @@ def _row(name: str, row: int, rows: int) -> str:
 
 def _as_numbers(name: str, value: Any) -> npt.NDArray[Any]:
     if isinstance(value, (str, bytes, Mapping)):
-        raise InvalidVector(f"{name} is a {type(value).__name__}: give numbers")
+        raise InvalidVector(f"{name} is of type {type(value).__name__}: give numbers")
     try:
         array = np.asarray(value)
     except (TypeError, ValueError, RuntimeError) as error:  # the last from a tensor that wants its gradient

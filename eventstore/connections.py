@@ -60,10 +60,12 @@ def _translate(error: Exception, path: str, timeout: float) -> AsofError:
             f"{path} stayed locked by another writer for {timeout:g} s: try again, or open with a longer timeout"
         )
     if "readonly" in text or "read-only" in text:
-        return ReadOnlyStore(f"{path} can only be read: nothing was written; make the file writable")
+        return ReadOnlyStore(
+            f"{path} can only be read: nothing was written; make the file writable, and those beside it (-wal, -shm)"
+        )
     if "unable to open" in text:
         return StorageError(f"cannot open {path} or the files beside it: look at the permissions of its directory")
-    if "malformed" in text or "not a database" in text or "corrupt" in text:
+    if "no such" in text or "malformed" in text or "not a database" in text or "corrupt" in text:
         return CorruptHistory(f"{path} is damaged ({error}): run `replay verify` to see what is still good")
     if "full" in text:
         return StorageError(f"no space left for {path} ({error}): free some; nothing was written")
@@ -71,7 +73,7 @@ def _translate(error: Exception, path: str, timeout: float) -> AsofError:
         return InvalidOperation(f"too large for one row ({error}): nothing was written; split the content")
     if "asof:" in text:
         return CorruptHistory(f"{path} refused an event ({error}): run `replay verify`")
-    return StorageError(f"SQLite could not work on {path}: {error}")
+    return StorageError(f"SQLite could not work on {path} ({error}): nothing was written; look at the disk")
 
 
 def _is_busy(error: Exception) -> bool:
@@ -99,8 +101,17 @@ class Connections:
         self._idle: list[sqlite3.Connection] = []
         self._closed = False
         self._changes_before = 0
+        self._identity: list[tuple[int, int] | None] = []
+        self._failure: str | None = None
+        self._writing_thread: int | None = None
         with translated(path, timeout):
-            self._writer = self._open_writer(time.monotonic() + timeout)
+            try:
+                self._writer = self._open_writer(time.monotonic() + timeout)
+            except (LookupError, UnicodeDecodeError) as error:
+                if isinstance(error, AsofError):
+                    raise
+                # What sqlite-utils and sqlite3 make of a schema whose text was changed in the file.
+                raise CorruptHistory(f"the schema of {path} is damaged ({error!r}): run `replay verify`") from error
 
     def _open_writer(self, deadline: float) -> sqlite3.Connection:
         while True:
@@ -137,16 +148,70 @@ class Connections:
             self._tune(connection)
             connection.execute("BEGIN IMMEDIATE")
             try:
+                self._write_log_again()
                 apply_migrations(db, self.path)
                 connection.execute("COMMIT")
             except BaseException:
                 if connection.in_transaction:
                     connection.execute("ROLLBACK")
                 raise
+            if not self.in_memory:
+                self._identity = self._files()
         except BaseException:
             connection.close()
             raise
         return connection
+
+    @property
+    def _failed(self) -> Path:
+        """A file that is there from a failed write until the next time that the database is opened for writing."""
+        return Path(f"{self.file}-failed")
+
+    def _write_log_again(self) -> None:
+        """If a write failed and its process died, write the log over itself and sync it; nobody else can write now.
+
+        The system forgets what a sync could not write, and goes on showing it. So what is in the log may be on no
+        disk; SQLite takes it for recorded, and the next append, synced, would stand behind it and be lost with it.
+        """
+        if self.in_memory or not self._failed.exists():
+            return
+        try:
+            with contextlib.suppress(FileNotFoundError), open(f"{self.file}-wal", "r+b", buffering=0) as log:
+                while some := log.read(2**20):
+                    log.seek(-len(some), os.SEEK_CUR)
+                    log.write(some)
+                os.fsync(log.fileno())
+            self._failed.unlink(missing_ok=True)
+        except OSError as error:
+            raise StorageError(
+                f"a write to {self.path} failed before, and what it left cannot be written again "
+                f"({error.strerror}): look at the disk"
+            ) from error
+
+    def _files(self) -> list[tuple[int, int] | None]:
+        """Which files the paths of the database and of its log name now."""
+        files: list[tuple[int, int] | None] = []
+        for path in (self.file, f"{self.file}-wal"):
+            try:
+                status = os.stat(path)
+                files.append((status.st_dev, status.st_ino))
+            except FileNotFoundError:
+                files.append(None)
+        return files
+
+    def _require_same_files(self, outcome: str) -> None:
+        """Refuse to work on files that were deleted, or replaced by others, while they were open.
+
+        SQLite would go on writing to them, for nobody to see.
+        """
+        if self.in_memory or self.read_only:
+            return
+        try:
+            files = self._files()
+        except OSError as error:
+            raise StorageError(f"{self.path} can no longer be reached ({error.strerror}): {outcome}") from error
+        if files != self._identity:
+            raise StorageError(f"{self.path} was deleted or replaced while it was open: {outcome}")
 
     def _open_for_reading(self) -> sqlite3.Connection:
         self.read_only = True
@@ -195,20 +260,45 @@ class Connections:
             self.require_open()
             if self.read_only:
                 raise ReadOnlyStore(f"{self.path} can only be read: nothing was written; make the file writable")
+            if self._failure is not None:
+                raise StorageError(
+                    f"{self.path} takes no more writes after a failed one ({self._failure}): "
+                    "look at the disk, then open the store again"
+                )
             connection = self._writer
-            if connection.in_transaction:
-                raise InvalidOperation(f"a write to {self.path} began inside another one: end that first")
+            self.refuse_nested_write()
+            self._require_same_files("nothing was written; open the store again")
             try:
                 # Inside the try: an interrupt can come right after it.
+                self._writing_thread = threading.get_ident()
                 connection.execute("BEGIN IMMEDIATE")
                 self._changes_before = connection.total_changes
                 yield connection
                 connection.execute("COMMIT")
-            except BaseException:
+            except BaseException as error:
+                if isinstance(error, sqlite3.Error) and "disk i/o" in str(error).lower():
+                    # What the system could not write it may have forgotten: the next sync would succeed without.
+                    self._failure = str(error)
+                    if not self.in_memory:
+                        with contextlib.suppress(OSError):
+                            self._failed.touch()
                 # Some errors (a full disk) have rolled back already.
                 if connection.in_transaction:
                     connection.execute("ROLLBACK")
+                if self._failure is not None:
+                    raise StorageError(
+                        f"an I/O error while writing to {self.path} ({error}): what was being written is not "
+                        "acknowledged; look at the disk, then open the store again to see whether it is there"
+                    ) from error
                 raise
+            finally:
+                self._writing_thread = None
+            self._require_same_files("what was being written is lost; open the store again")
+
+    def refuse_nested_write(self) -> None:
+        """`InvalidOperation` if this thread is inside a write of this store already: it would wait for itself."""
+        if self._writing_thread == threading.get_ident():
+            raise InvalidOperation(f"a write to {self.path} began inside another one: end that first")
 
     def fetch(self, sql: str, parameters: Sequence[Any] = ()) -> list[Row]:
         """All rows of one query."""
@@ -244,6 +334,7 @@ class Connections:
     def _open_reader(self) -> sqlite3.Connection:
         connection = self._connect(self._query or "mode=rw")
         try:
+            self._require_same_files("open the store again")
             self._tune(connection)
             connection.execute("PRAGMA query_only = ON")
         except BaseException:

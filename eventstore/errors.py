@@ -152,4 +152,4 @@ class ImportFailed(AsofError, ValueError):
 
 
 class IndexMismatch(AsofError, ValueError):
-    """The index directory belongs to another history, dimension or metric."""
+    """The index directory belongs to another history or has vectors of another dimension."""

@@ -11,7 +11,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from eventstore.append import Recorded
-from eventstore.errors import AsofError
+from eventstore.errors import AsofError, StorageError
 from eventstore.operations import Prepared
 
 __all__ = ["AppendGroup", "Job"]
@@ -65,13 +65,24 @@ class AppendGroup:
         return job.recorded
 
     def _lead(self, own: Job) -> None:
-        jobs = self._take(own)
+        self._settle(self._take(own), own)
+
+    def _settle(self, jobs: list[Job], own: Job) -> None:
         try:
             self._commit(jobs)
+            for job in jobs:
+                job.done = True
         except AsofError as error:
+            for job in jobs:
+                job.recorded = job.error = None
+            if len(jobs) > 1 and not isinstance(error, StorageError):
+                # One of them is to blame and the others are not: each by itself.
+                for job in jobs:
+                    self._settle([job], own)
+                return
             # Nothing of the group is on disk: the same is true for everyone in it.
             for job in jobs:
-                job.recorded, job.error, job.done = None, error, True
+                job.error, job.done = error, True
         except BaseException:
             # This thread was interrupted, the others were not: the next of them leads.
             if self._is_committed(jobs):
@@ -83,9 +94,6 @@ class AppendGroup:
                     job.recorded = job.error = None
                 self._waiting[:0] = [job for job in jobs if job is not own]
             raise
-        else:
-            for job in jobs:
-                job.done = True
 
     def _take(self, own: Job) -> list[Job]:
         """The own job and those before and behind it, in their order, as long as the transaction stays moderate."""

@@ -65,7 +65,7 @@ def parse_instant(instant: datetime | str, name: str = "as_of") -> int:
     if isinstance(instant, datetime):
         return to_microseconds(instant)
     if not isinstance(instant, str):
-        raise InvalidInstant(f"{name} is a {type(instant).__name__}, not an instant: {_REMEDY}")
+        raise InvalidInstant(f"{name} is of type {type(instant).__name__}, not an instant: {_REMEDY}")
     match = _ISO.fullmatch(instant.strip())
     if match is None:
         raise InvalidInstant(f"{name} {instant[:80]!r} is not an instant: {_REMEDY}")

@@ -195,7 +195,7 @@ def column(name: str, values: Sequence[Any] | None, rows: int) -> Sequence[Any] 
     if values is None:
         return None
     if isinstance(values, (str, bytes, Mapping)) or not isinstance(values, Sequence):
-        raise InvalidOperation(f"{name} is a {type(values).__name__}: give a list, one value for each content")
+        raise InvalidOperation(f"{name} is of type {type(values).__name__}: give a list, one value for each content")
     if len(values) != rows:
         raise InvalidOperation(f"{name} has {len(values)} values for {rows} contents: give one each")
     return values

@@ -7,6 +7,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from datetime import datetime
 from typing import Any
 
+import numpy as np
 import orjson
 
 from eventstore.checks import check_count, check_id
@@ -83,19 +84,19 @@ class HistoryReads:
         if isinstance(as_of, (datetime, str)):
             return self._position_at_instant(parse_instant(as_of), recorded_at)
         try:
-            if isinstance(as_of, bool):
+            if isinstance(as_of, (bool, np.bool_)):
                 raise TypeError
             asked = operator.index(as_of)
         except TypeError:
             raise InvalidInstant(
-                f"as_of is a {type(as_of).__name__}: give an aware datetime, ISO 8601 text, a position or None"
+                f"as_of is of type {type(as_of).__name__}: give an aware datetime, ISO 8601 text, a position or None"
             ) from None
         if not 0 <= asked <= position:
             raise InvalidInstant(f"position {asked} is not in the history, which has positions 0 to {position}")
         return asked
 
     def _position_at_instant(self, instant: int, head: int | None) -> int:
-        if (head is None or instant > head) and not self._writer.is_settled(instant):
+        if (head is None or instant > head) and instant > self._writer.settled_until:
             now = self._writer.now()
             if instant > now:
                 raise InvalidInstant(
@@ -193,17 +194,19 @@ class HistoryReads:
         if key not in _ORDERS:
             raise InvalidOperation(f"order is {order!r}: give one of {', '.join(_ORDERS)}, or one with a minus")
         most = _limit(limit)
-        matches = parse_filter(filter).matches
+        tree = parse_filter(filter)
         positions = self._reader.current_positions(self.position_at(as_of))
         if key in ("created_at", "memory_id"):
             positions = self._reader.sorted_positions(positions, key)
         if order.startswith("-"):
             positions = positions[::-1]
+        if isinstance(tree, Everything):
+            return list(self._reader.memories(positions[:most].tolist()))
         found: list[Memory] = []
         for memory in self._reader.memories(positions.tolist()):
             if most is not None and len(found) >= most:
                 break
-            if matches(memory.metadata):
+            if tree.matches(memory.metadata):
                 found.append(memory)
         return found
 
@@ -212,7 +215,7 @@ class HistoryReads:
         tree, position = parse_filter(filter), self.position_at(as_of)
         if isinstance(tree, Everything):
             return self._reader.count(position)
-        return len(self._matching(tree, position))
+        return len(self._matching(tree, self._reader.current_positions(position)))
 
     def vectors(
         self,
@@ -232,8 +235,8 @@ class HistoryReads:
             raise InvalidOperation("memory_ids and filter are both given: give one of them")
         tree, position = parse_filter(filter), self.position_at(as_of)
         if memory_ids is None:
-            chosen = self._matching(tree, position)
-            ids = [memory.memory_id for memory in self._reader.memories(chosen)]
+            chosen = self._matching(tree, self._reader.current_positions(position))
+            ids = self._reader.memory_ids(chosen)
         else:
             ids, chosen = list(memory_ids), []
             for memory_id in ids:
@@ -243,11 +246,12 @@ class HistoryReads:
                 chosen.append(current)
         return ids, self._reader.embeddings(chosen, self.dimension or 0)
 
-    def _matching(self, tree: FilterTree, position: int) -> list[int]:
-        positions: list[int] = self._reader.current_positions(position).tolist()
+    def _matching(self, tree: FilterTree, positions: Positions) -> list[int]:
+        """Those of the positions whose events left metadata that match."""
         if isinstance(tree, Everything):
-            return positions
-        return [at for at, metadata in self._reader.metadata(positions) if tree.matches(orjson.loads(metadata))]
+            return [int(at) for at in positions]
+        found = self._reader.metadata(positions.tolist())
+        return [at for at, metadata in found if tree.matches(orjson.loads(metadata))]
 
     # For projections: reads by position
 

@@ -203,6 +203,14 @@ class Reader:
             role=header.role,
         )
 
+    def memory_ids(self, positions: Iterable[int]) -> list[str]:
+        """The memories that the events at `positions` belong to, in that order."""
+        ids: list[str] = []
+        for some in chunks(positions, _PAGE):
+            headers = self._rows.headers(some)
+            ids += [headers[position].memory_id for position in some]
+        return ids
+
     def sorted_positions(self, positions: Positions, order: str) -> Positions:
         """`positions` in the order of when their memories were added, or of their ids."""
         keys: list[tuple[int | str, int]] = []

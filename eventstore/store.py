@@ -91,6 +91,11 @@ class EventStore(HistoryReads):
         return self._connections.path
 
     @property
+    def file(self) -> str:
+        """The absolute path of the database file; `":memory:"` for a history in memory."""
+        return self._connections.file
+
+    @property
     def closed(self) -> bool:
         """Whether `close()` was called."""
         return self._connections.closed
@@ -270,7 +275,9 @@ class EventStore(HistoryReads):
         """
         self._connections.require_open()
         if isinstance(operations, (str, bytes, Mapping)) or not isinstance(operations, Sequence):
-            raise InvalidOperation(f"operations is a {type(operations).__name__}: give a list of Add, Update, Delete")
+            raise InvalidOperation(
+                f"operations is of type {type(operations).__name__}: give a list of Add, Update, Delete"
+            )
         if not operations:
             raise InvalidOperation("the append is empty: give at least one operation")
         shared = {
@@ -384,13 +391,18 @@ class EventStore(HistoryReads):
             correlation_id=correlation_id,
             causation_id=causation_id,
         )
+        # Most of the looking is done before the lock; inside it only at what came since.
+        before = self.position
+        matching = set(self._matching(tree, self._reader.current_positions(before)))
         with self._writer.transaction() as transaction:
             # Nobody can write meanwhile, so what the read connections see is what the deletes will meet.
             alive = self._reader.current_positions(transaction.tail.position)
-            doomed = [m for m in self._reader.memories(alive.tolist()) if tree.matches(m.metadata)]
+            matching.update(self._matching(tree, alive[alive > before]))
+            doomed = [position for position in alive.tolist() if position in matching]
             recorded: list[Recorded] = []
             if doomed:
-                recorded = transaction.record([_deletion(memory, context) for memory in doomed])
+                memories = self._reader.memories(doomed)
+                recorded = transaction.record([_deletion(memory, context) for memory in memories])
         return RecordedEvents(recorded)
 
     # Export and import
@@ -409,9 +421,9 @@ class EventStore(HistoryReads):
         are those of docs/reference/file-format.md; imported into an empty store they give the same history.
         """
         upto = self.position_at(as_of)
-        if os.path.exists(path) and os.path.exists(self._connections.file):
-            if os.path.samefile(path, self._connections.file):
-                raise InvalidOperation(f"{os.fspath(path)} is the history itself: give another path")
+        beside = {f"{self.file}{ending}" for ending in ("", "-wal", "-shm", "-journal", "-failed")}
+        if os.path.realpath(os.fsdecode(path)) in beside:
+            raise InvalidOperation(f"{os.fsdecode(path)} is the history itself or belongs to it: give another path")
         with write_whole(path, overwrite=overwrite) as stream:
             for record in export_records(self._reader.salted_events(EventSelection(0, upto))):
                 stream.write(orjson.dumps(record, option=orjson.OPT_APPEND_NEWLINE))

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import contextlib
+import json
 import operator
 import os
+import re
 import secrets
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
@@ -14,7 +16,7 @@ from typing import IO, Any
 import numpy as np
 import orjson
 
-from eventstore.append import SALT_LENGTH
+from eventstore.append import SALT_LENGTH, Recorded
 from eventstore.checked import chunks
 from eventstore.checks import check_id
 from eventstore.errors import AsofError, ImportFailed, InvalidInstant, InvalidOperation, StorageError
@@ -27,6 +29,7 @@ from eventstore.writer import Transaction, Writer
 __all__ = ["ImportResult", "export_records", "import_records", "read_json_lines", "write_whole"]
 
 _RECORDS_AT_ONCE = 1000
+_LONG_NUMBER = re.compile(rb"(?<![\d.])\d{19,}(?![\d.eE])")
 
 _OPERATIONS: dict[str, type[Add | Update | Delete]] = {
     "ADD": Add,
@@ -85,10 +88,13 @@ def import_records(
 ) -> ImportResult:
     """Record foreign events in one transaction; see `EventStore.import_events`."""
     check_id("source", source)
+    if not isinstance(records, Iterable) or isinstance(records, (str, bytes, Mapping)):
+        raise InvalidOperation(f"records is of type {type(records).__name__}: give an iterable of records")
     imported = there = 0
     first = last = None
     with writer.transaction() as transaction:
-        times = _Times(transaction, writer.now(), keep_times)
+        chain = _ExportedChain(transaction.tail.position, keep_times)
+        times = _Times(transaction, writer.now(), writer.settled_until, keep_times)
         for number, some in enumerate(chunks(records, _RECORDS_AT_ONCE)):
             start = number * _RECORDS_AT_ONCE + 1
             prepared = []
@@ -99,13 +105,35 @@ def import_records(
             with _at_line(None, start):
                 writer.embed(prepared)
                 recorded = transaction.record(prepared)
-            for event in recorded:
+            for line, (record, event) in enumerate(zip(some, recorded, strict=True), start):
+                chain.check(line, record, event)
                 imported += event.new
                 there += not event.new
                 if event.new:
                     first = first or event.row.seq
                     last = event.row.seq
     return ImportResult(imported, there, first, last)
+
+
+class _ExportedChain:
+    """Holds an export that is imported whole against the hashes that it carries.
+
+    From the first event on, as long as every record has its hash: then a changed header or a missing line shows.
+    """
+
+    def __init__(self, position: int, keep_times: bool) -> None:
+        self._unbroken = position == 0 and keep_times
+
+    def check(self, line: int, record: Mapping[str, Any], event: Recorded) -> None:
+        # Without the salt it is no longer the record that was exported, and does not claim to be.
+        carried = None if record.get("salt") is None else record.get("hash")
+        self._unbroken = self._unbroken and event.new and carried is not None
+        if self._unbroken and carried != event.row.hash.hex():
+            raise ImportFailed(
+                f"line {line}: the record does not have the hash that it was exported with: it was changed, or a line "
+                "before it is missing; to import part of an export leave hash out; nothing was imported",
+                line,
+            )
 
 
 @contextlib.contextmanager
@@ -123,11 +151,12 @@ def _at_line(line: int | None, start: int = 0) -> Iterator[None]:
 class _Times:
     """Gives every new event its `recorded_at`: the source's own, as long as it runs forward, or the import's."""
 
-    def __init__(self, transaction: Transaction, now: int, keep: bool) -> None:
+    def __init__(self, transaction: Transaction, now: int, settled: int, keep: bool) -> None:
         self._transaction = transaction
         self._now = now
         self._keep = keep
-        self._head = transaction.tail.recorded_at
+        # What was answered of an instant past the head holds for an import too.
+        self._before = max(settled, settled if transaction.tail.recorded_at is None else transaction.tail.recorded_at)
         self._last: int | None = None
 
     def assign(self, prepared: list[Prepared], start: int) -> None:
@@ -149,13 +178,16 @@ class _Times:
                 f"recorded_at {format_instant(instant)} is earlier than the line before, {format_instant(self._last)}: "
                 "sort the records by time, or import with keep_times=False"
             )
-        if self._last is None and self._head is not None and instant <= self._head:
+        if self._last is None and instant <= self._before:
             raise InvalidInstant(
-                f"recorded_at {format_instant(instant)} is not later than the store's last event, "
-                f"{format_instant(self._head)}: a history only grows forward; import with keep_times=False"
+                f"recorded_at {format_instant(instant)} is not later than {format_instant(self._before)}, "
+                "up to which the history is settled: it only grows forward; import with keep_times=False"
             )
         if instant > max(self._now, self._transaction.instant):
-            raise InvalidInstant(f"recorded_at {format_instant(instant)} lies in the future: mend the record")
+            raise InvalidInstant(
+                f"recorded_at {format_instant(instant)} lies in the future: "
+                "mend the record, or import with keep_times=False"
+            )
         self._last = instant
         return instant
 
@@ -168,7 +200,7 @@ class _Times:
 
 def _prepare_record(record: Any, source: str, dimension: int | None, allow_zero: bool) -> Prepared:
     if not isinstance(record, Mapping):
-        raise InvalidOperation(f"a record is a {type(record).__name__}: give an object with type, memory_id, ...")
+        raise InvalidOperation(f"a record is of type {type(record).__name__}: give an object with type, memory_id, ...")
     unknown = [key for key in record if key not in _TAKEN and key not in _DERIVED]
     if unknown:
         raise InvalidOperation(
@@ -220,23 +252,27 @@ def read_json_lines(path: str | os.PathLike[str], vectors: Vector | None = None)
     Where `vectors`, shape `(rows, dimension)`, is given, a whole number as a record's `vector` is a row of it.
     """
     try:
-        stream: IO[bytes] = Path(path).open("rb")  # noqa: SIM115 - only opening is in the try
+        with Path(path).open("rb") as stream:
+            yield from _records(stream, vectors)
     except OSError as error:
         raise StorageError(f"cannot read {os.fspath(path)}: {error.strerror or error}") from error
-    with stream:
-        for line, text in enumerate(stream, 1):
-            if not text.strip() and not stream.read().strip():
-                return  # many tools end a file with empty lines
-            try:
-                record = orjson.loads(text)
-            except orjson.JSONDecodeError as error:
-                raise ImportFailed(f"line {line}: not JSON ({error}); nothing was imported", line) from None
-            if not isinstance(record, dict):
-                raise ImportFailed(f"line {line}: not a JSON object; nothing was imported", line)
-            row = record.get("vector")
-            if row is not None and not isinstance(row, list):
-                record["vector"] = _vector_row(row, vectors, line)
-            yield record
+
+
+def _records(stream: IO[bytes], vectors: Vector | None) -> Iterator[dict[str, Any]]:
+    for line, text in enumerate(stream, 1):
+        if not text.strip() and not stream.read().strip():
+            return  # many tools end a file with empty lines
+        try:
+            # orjson rounds a number past 64 bits to a float, which would be recorded for it.
+            record = json.loads(text) if _LONG_NUMBER.search(text) else orjson.loads(text)
+        except ValueError as error:
+            raise ImportFailed(f"line {line}: not JSON ({error}); nothing was imported", line) from None
+        if not isinstance(record, dict):
+            raise ImportFailed(f"line {line}: not a JSON object; nothing was imported", line)
+        row = record.get("vector")
+        if row is not None and not isinstance(row, list):
+            record["vector"] = _vector_row(row, vectors, line)
+        yield record
 
 
 def _vector_row(row: Any, vectors: Vector | None, line: int) -> Vector:
@@ -277,7 +313,8 @@ def write_whole(path: str | os.PathLike[str], *, overwrite: bool = False) -> Ite
             raise
         raise StorageError(f"cannot write {target}: {error.strerror or error}") from error
     finally:
-        part.unlink(missing_ok=True)
+        with contextlib.suppress(OSError):  # the error that led here, if one did, says more
+            part.unlink(missing_ok=True)
 
 
 def sync_directory(directory: Path) -> None:

@@ -16,7 +16,6 @@ from eventstore.errors import (
     EmbedderMissing,
     InvalidInstant,
     InvalidOperation,
-    PositionConflict,
 )
 from eventstore.events import Vector
 from eventstore.group import AppendGroup, Job
@@ -47,20 +46,15 @@ class Transaction:
         if self.instant > LAST_INSTANT:
             raise InvalidInstant("the next instant lies after the year 9999: set the clock right")
 
-    def require_position(self, expected: int | None) -> None:
-        """`PositionConflict` unless the history ends at `expected`; None for wherever it ends."""
-        if expected is not None and self.tail.position != expected:
-            raise PositionConflict(
-                f"the history is at position {self.tail.position}, not {expected}: read it again and decide anew"
-            )
-
-    def record(self, operations: Sequence[Prepared]) -> list[Recorded]:
+    def record(self, operations: Sequence[Prepared], expected_position: int | None = None) -> list[Recorded]:
         """Record operations in order. Those without a time of their own get the transaction's instant.
+
+        `PositionConflict` if something of it is new and the history does not end at `expected_position`.
 
         An `AsofError` is raised before anything of them is written, and leaves the transaction as it was.
         """
         tail = replace(self.tail)
-        recorded = record(self.connection, tail, operations, self.instant, self.dimension)
+        recorded = record(self.connection, tail, operations, self.instant, self.dimension, expected_position)
         self.tail = tail
         if self.dimension is None:
             first = next((event.embedding for event in recorded if event.embedding is not None), None)
@@ -84,7 +78,7 @@ class Writer:
     ) -> None:
         for name, given in (("embedder", embedder), ("clock", clock)):
             if given is not None and not callable(given):
-                raise InvalidOperation(f"{name} is a {type(given).__name__}: give a callable")
+                raise InvalidOperation(f"{name} is of type {type(given).__name__}: give a callable")
         self._connections = connections
         self._allow_zero = allow_zero_vectors
         self._clock = clock
@@ -138,9 +132,10 @@ class Writer:
             return None if row is None else int(row[0])
         return self.dimension
 
-    def is_settled(self, instant: int) -> bool:
-        """Whether an instant was answered before: it stays answered, though the clock be set back since."""
-        return instant <= self._floor
+    @property
+    def settled_until(self) -> int:
+        """The latest instant past the head that was answered: it stays answered, though the clock be set back."""
+        return self._floor
 
     def settle(self, instant: int) -> None:
         """Make sure that nothing will be recorded at or before an instant that has passed by the clock.
@@ -155,6 +150,7 @@ class Writer:
 
     def append(self, operations: Sequence[Prepared], expected_position: int | None = None) -> list[Recorded]:
         """Embed what needs it, then record all operations as one transaction at one instant."""
+        self._connections.refuse_nested_write()  # before waiting for a group that may be waiting for this thread
         self.embed(operations)
         return self._group.run(Job(operations, expected_position))
 
@@ -163,8 +159,7 @@ class Writer:
             for job in jobs:
                 try:
                     transaction.begin_next_append()
-                    transaction.require_position(job.expected_position)
-                    job.recorded = transaction.record(job.operations)
+                    job.recorded = transaction.record(job.operations, job.expected_position)
                 except AsofError as error:
                     job.error = error
 
@@ -192,8 +187,7 @@ class Writer:
         """The embedder's vectors for texts, checked."""
         if self.embedder is None:
             raise EmbedderMissing(
-                f"{name} was given as text and the store has no embedder: "
-                "give a vector, or open the store with embedder=..."
+                f"there is no embedder to turn {name} into a vector: give a vector, or open the store with embedder=..."
             )
         vectors = embed_texts(self.embedder, texts, self.dimension)
         if not texts:

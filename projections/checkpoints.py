@@ -33,7 +33,8 @@ __all__ = ["CheckpointWarning", "Checkpoints", "DataFile", "Manifest", "Unusable
 
 _GENERATION = re.compile(r"generation-(\d{6,12})\.json")
 _KEPT_GENERATIONS = 2
-_STALE_PART_SECONDS = 3600.0
+# What nobody finished or named may be another process's, under way; what was set aside may be looked at.
+_STALE_SECONDS = {".part": 3600.0, ".bin": 3600.0, ".set-aside": 7 * 86400.0}
 _MANIFEST_LIMIT = 16 * 2**20
 
 
@@ -43,6 +44,10 @@ class CheckpointWarning(UserWarning):
 
 class Unusable(Exception):
     """A generation or one of its files is not what its manifest says."""
+
+
+class Unreadable(Unusable):
+    """A generation or one of its files could not be read now: it may be good all the same."""
 
 
 class _Strict(BaseModel):
@@ -103,7 +108,7 @@ class Checkpoints:
             with path.open("rb") as stream:
                 text = stream.read(_MANIFEST_LIMIT + 1)
         except OSError as error:
-            raise Unusable(f"{path.name} cannot be read: {error.strerror}") from error
+            raise _not_read(path, error) from error
         try:
             fields = orjson.loads(text)
             digest = fields.pop("sha256")
@@ -123,18 +128,21 @@ class Checkpoints:
                 raise Unusable(f"{file.name} has {path.stat().st_size} bytes instead of {file.size}")
             content = path.read_bytes()
         except OSError as error:
-            raise Unusable(f"{file.name} cannot be read: {error.strerror}") from error
+            raise _not_read(path, error) from error
         if sha256(content).hexdigest() != file.sha256:
             self._set_aside(path)
             raise Unusable(f"{file.name} does not match its digest")
         self._good.add(file.name)
         return content
 
-    def set_aside(self, path: Path, reason: str) -> None:
-        """Rename a generation that cannot be used, and warn: the history fills in."""
-        self._set_aside(path)
+    def set_aside(self, path: Path, reason: Unusable) -> None:
+        """Rename a generation that cannot be used, and warn: the history fills in. What may be good stays there."""
+        done = "passed over"
+        if not isinstance(reason, Unreadable):
+            self._set_aside(path)
+            done = "set aside"
         warnings.warn(
-            f"index checkpoint {path} was set aside: {reason}; the history fills in", CheckpointWarning, stacklevel=4
+            f"index checkpoint {path} was {done}: {reason}; the history fills in", CheckpointWarning, stacklevel=4
         )
 
     def _set_aside(self, path: Path) -> None:
@@ -144,7 +152,7 @@ class Checkpoints:
 
     def has(self, file: DataFile) -> bool:
         """Whether a data file is there that this process has written or found good."""
-        return file.name in self._good and (self.directory / file.name).exists()
+        return file.name in self._good and os.path.exists(self.directory / file.name)
 
     def write_data(self, kind: str, content: bytes | memoryview) -> DataFile:
         """Write a data file, unless it is there and known to be good."""
@@ -159,11 +167,13 @@ class Checkpoints:
     def write_manifest(self, manifest: Manifest) -> Path:
         """Name a new generation, once all its data files are written; then drop what is no longer needed."""
         text = orjson.dumps({**manifest.model_dump(), "sha256": _digest_of(manifest)}, option=orjson.OPT_INDENT_2)
-        with self._locked():
+        with self._writing(), self._locked():
             newest = self.newest_first()
             number = 1 + (int(_GENERATION.fullmatch(newest[0].name)[1]) if newest else 0)  # type: ignore[index]
             path = self.directory / f"generation-{number:06d}.json"
             with self._written(path) as part:
+                # The names of its data files first: a file system need not keep names in order.
+                sync_directory(self.directory)
                 _write_synced(part, text)
             sync_directory(self.directory)
             self._prune(manifest)
@@ -171,25 +181,37 @@ class Checkpoints:
 
     def prepare(self) -> None:
         """Create the directory."""
+        missing = [path for path in (self.directory, *self.directory.parents) if not os.path.exists(path)]
         try:
             self.directory.mkdir(parents=True, exist_ok=True)
+            for path in missing:
+                sync_directory(path.parent)
         except OSError as error:
             raise StorageError(
                 f"cannot create the index directory {self.directory} ({error.strerror}): give another directory"
             ) from error
 
     @contextlib.contextmanager
-    def _written(self, path: Path) -> Iterator[Path]:
-        part = path.with_name(f"{path.name}.{secrets.token_hex(8)}.part")
+    def _writing(self) -> Iterator[None]:
         try:
-            yield part
-            part.replace(path)
+            yield
+        except StorageError:
+            raise
         except OSError as error:
             raise StorageError(
-                f"cannot write the index checkpoint {path}: {error.strerror}; the history is not affected"
+                f"cannot write an index checkpoint to {self.directory}: {error.strerror or error}; "
+                "the history is not affected"
             ) from error
-        finally:
-            part.unlink(missing_ok=True)
+
+    @contextlib.contextmanager
+    def _written(self, path: Path) -> Iterator[Path]:
+        part = path.with_name(f"{path.name}.{secrets.token_hex(8)}.part")
+        with self._writing():
+            try:
+                yield part
+                part.replace(path)
+            finally:
+                _remove(part)
 
     @contextlib.contextmanager
     def _locked(self) -> Iterator[None]:
@@ -213,18 +235,32 @@ class Checkpoints:
         for path in manifests[_KEPT_GENERATIONS:]:
             with contextlib.suppress(Unusable):
                 spent |= _names_of(self.read_manifest(path))
-            path.unlink(missing_ok=True)
+            _remove(path)
         for name in spent - needed:
-            (self.directory / name).unlink(missing_ok=True)
+            _remove(self.directory / name)
             self._good.discard(name)
-        for part in self.directory.glob("*.part"):
-            with contextlib.suppress(FileNotFoundError):
-                if time.time() - part.stat().st_mtime > _STALE_PART_SECONDS:
-                    part.unlink()
+        needed |= {path.name for path in manifests[:_KEPT_GENERATIONS]}
+        for path in self.directory.iterdir():
+            stale = _STALE_SECONDS.get(path.suffix)
+            if stale is not None and path.name not in needed:
+                with contextlib.suppress(OSError):
+                    if time.time() - path.stat().st_mtime > stale:
+                        path.unlink()
 
 
 def _names_of(manifest: Manifest) -> set[str]:
     return {manifest.table.name, *(segment.name for segment in manifest.segments)}
+
+
+def _not_read(path: Path, error: OSError) -> Unusable:
+    kind = Unusable if isinstance(error, FileNotFoundError) else Unreadable
+    return kind(f"{path.name} cannot be read: {error.strerror or error}")
+
+
+def _remove(path: Path) -> None:
+    """Remove a file that nobody needs; where that fails it stays, and nothing is the worse for it."""
+    with contextlib.suppress(OSError):
+        path.unlink(missing_ok=True)
 
 
 def _write_synced(path: Path, content: bytes | memoryview) -> None:

@@ -50,9 +50,17 @@ class _Column:
     def matching(self, condition: Condition, rows: int) -> Mask:
         mask = np.full(rows, condition.accepts_missing, dtype=np.bool_)
         table = self._table[: np.searchsorted(self._table[: self._used, 0], rows)]
-        accepted = np.fromiter((condition.accepts(value) for value in self.values), np.bool_, len(self.values))
-        mask[table[:, 0]] = accepted[table[:, 1]]
+        mask[table[:, 0]] = self._accepted(condition)[table[:, 1]]
         return mask
+
+    def _accepted(self, condition: Condition) -> Mask:
+        """Which of the distinct values a condition accepts; equality looks them up instead of trying each."""
+        if condition.op in ("eq", "in", "ne", "nin"):
+            numbers = [self._numbers[key] for key in condition.keys if key in self._numbers]
+            accepted = np.full(len(self.values), condition.op in ("ne", "nin"), dtype=np.bool_)
+            accepted[numbers] = condition.op in ("eq", "in")
+            return accepted
+        return np.fromiter((condition.accepts(value) for value in self.values), np.bool_, len(self.values))
 
 
 class MetadataIndex:
@@ -65,12 +73,19 @@ class MetadataIndex:
 
     def extend(self, metadata: Iterable[str]) -> None:
         """Take the metadata, as JSON text, of the next rows."""
-        for text in metadata:
-            for column, number in self._remembered.get(text) or self._parse(text):
-                column.put(self.rows, number)
-            self.rows += 1
-        for column in self._columns.values():
-            column.settle()
+        row = self.rows
+        try:
+            for text in metadata:
+                for column, number in self._remembered.get(text) or self._parse(text):
+                    column.put(row, number)
+                row += 1
+            for column in self._columns.values():
+                column.settle()
+        except BaseException:
+            # Interrupted: some columns have rows that others have not. Start over; the history has everything.
+            self.__init__()  # type: ignore[misc]
+            raise
+        self.rows = row
 
     def _parse(self, text: str) -> list[tuple[_Column, int]]:
         pairs = []

@@ -1,8 +1,8 @@
 """The exact nearest rows: FAISS proposes by float32 score, float64 decides.
 
-A float32 score is off by at most a known bound. So once the candidates hold every row whose float32 score comes
-within twice the bound of the k-th best, they hold the true k best, and rescoring them in float64 gives the answer
-that scoring all rows would give, whatever FAISS, BLAS and the cut into segments did.
+A float32 score is off by at most a known bound. At least k rows truly score the k-th largest of "score less bound";
+so once the candidates hold every row whose score and bound reach that, they hold the true k best, and rescoring them in
+float64 gives the answer that scoring all rows would give, whatever FAISS, BLAS and the cut into segments did.
 """
 
 from __future__ import annotations
@@ -32,19 +32,13 @@ def nearest(segments: Segments, query: Vector, k: int, selected: Mask) -> tuple[
     if not total:
         return np.empty(0, dtype=np.int64), np.empty(0, dtype=np.float64)
     k = min(k, total)
+    if k == total:
+        return _best(segments, query, np.flatnonzero(selected).astype(np.int64), k)
     query_norm = float(norms_of(query[None, :])[0])
-    bound = max(
-        error_bound(segments.metric, segments.dimension, query_norm, part.largest_norm, part.unit_error)
-        for part in segments.parts
-    )
-    if math.isinf(bound) or k == total:
-        rows = np.flatnonzero(selected).astype(np.int64)
-    else:
-        asked = query
-        if segments.metric == "cosine":
-            asked = (query.astype(np.float64) / query_norm).astype(np.float32)
-        rows = _candidates(segments, asked, k, selected, counts, 2 * bound)
-    return _best(segments, query, rows, k)
+    asked = query
+    if segments.metric == "cosine":
+        asked = (query.astype(np.float64) / query_norm).astype(np.float32)
+    return _best(segments, query, _candidates(segments, asked, query_norm, k, selected, counts), k)
 
 
 def _selected_by_part(segments: Segments, selected: Mask) -> list[int]:
@@ -52,26 +46,52 @@ def _selected_by_part(segments: Segments, selected: Mask) -> list[int]:
     return [int(np.count_nonzero(selected[start : start + size])) for start in range(0, len(selected), size)]
 
 
-def _candidates(segments: Segments, query: Vector, k: int, selected: Mask, counts: list[int], slack: float) -> Rows:
-    """Every row whose float32 score comes within `slack` of the k-th best, and perhaps more."""
+def _candidates(
+    segments: Segments, query: Vector, query_norm: float, k: int, selected: Mask, counts: list[int]
+) -> Rows:
+    """Every row that can be among the `k` best by its float32 score and its part's bound, and perhaps more."""
     size = segments.segment_rows
-    asking = {number: min(k + _SPARE, count) for number, count in enumerate(counts) if count}
+    masks, bounds = {}, {}
+    for number, count in enumerate(counts):
+        if count:
+            part = segments.parts[number]
+            masks[number] = _mask_of(selected[number * size : (number + 1) * size], part.rows, count)
+            norm = part.largest_norm_of(masks[number])
+            bounds[number] = error_bound(segments.metric, segments.dimension, query_norm, norm, part.unit_error)
+    # Where float32 could overflow it says nothing: those rows are candidates, all of them.
+    kept = [_rows_of(masks[n], segments.parts[n].rows) + n * size for n, bound in bounds.items() if math.isinf(bound)]
+    asking = {n: min(k + _SPARE, counts[n]) for n, bound in bounds.items() if not math.isinf(bound)}
     found: dict[int, Approximate] = {}
+    least = -math.inf
     while asking:
         for number, most in asking.items():
-            part, mask = segments.parts[number], selected[number * size : (number + 1) * size]
-            whole = counts[number] == part.rows
-            if not whole and len(mask) < part.rows:
-                mask = np.concatenate([mask, np.zeros(part.rows - len(mask), dtype=np.bool_)])
-            found[number] = part.search(query, most, None if whole else mask, counts[number])
-        scores = np.concatenate([part.scores for part in found.values()])
-        least = float(np.partition(scores, len(scores) - k)[len(scores) - k]) - slack
+            found[number] = segments.parts[number].search(query, most, masks[number], counts[number])
+        # At least k rows score this much, so what cannot reach it is not among the k best.
+        lowest = np.concatenate([part.scores - bounds[number] for number, part in found.items()])
+        if len(lowest) >= k:
+            least = float(np.partition(lowest, len(lowest) - k)[len(lowest) - k])
         # A part whose cut lies above that may hold more such rows: it is asked again for more.
         asking = {
-            number: min(4 * len(part.rows), counts[number]) for number, part in found.items() if part.rest >= least
+            number: min(4 * len(part.rows), counts[number])
+            for number, part in found.items()
+            if part.rest + bounds[number] >= least and part.rest > -math.inf
         }
-    kept = [part.rows[part.scores >= least] + number * size for number, part in found.items()]
+    for number, near in found.items():
+        kept.append(near.rows[near.scores + bounds[number] >= least] + number * size)
     return np.concatenate(kept)
+
+
+def _mask_of(selected: Mask, rows: int, count: int) -> Mask | None:
+    """The selection as long as its part; None if that is all of it."""
+    if count == rows:
+        return None
+    if len(selected) < rows:
+        return np.concatenate([selected, np.zeros(rows - len(selected), dtype=np.bool_)])
+    return selected
+
+
+def _rows_of(mask: Mask | None, rows: int) -> Rows:
+    return np.arange(rows) if mask is None else np.flatnonzero(mask).astype(np.int64)
 
 
 def _best(segments: Segments, query: Vector, rows: Rows, k: int) -> tuple[Rows, Floats]:

@@ -31,10 +31,10 @@ Rows = npt.NDArray[np.int64]
 
 @dataclass(frozen=True, slots=True)
 class Approximate:
-    """Candidates of one segment: rows and float32 scores; what was left out scores at most `rest`."""
+    """Candidates of one segment: rows and float32 scores, widened; what was left out scores at most `rest`."""
 
     rows: Rows
-    scores: npt.NDArray[np.float32]
+    scores: Floats
     rest: float
 
 
@@ -73,6 +73,12 @@ class Segment:
         """Euclidean norms of the rows."""
         return self._norms
 
+    def largest_norm_of(self, selected: Mask | None) -> float:
+        """The largest norm among the selected rows; None for all."""
+        if selected is None or self._metric == "cosine":
+            return self.largest_norm
+        return float(self._norms[selected].max(initial=0.0))
+
     def add(self, vectors: Vector) -> None:
         """Append rows."""
         norms = norms_of(vectors)
@@ -105,7 +111,7 @@ class Segment:
             selector = faiss.IDSelectorBitmap(bitmap)  # type: ignore[call-arg, arg-type]
             parameters = faiss.SearchParameters(sel=selector)  # type: ignore[call-arg]
         scores, rows = index.search(query[None, :], most, params=parameters)
-        found = -scores[0] if self._metric == "l2" else scores[0]
+        found = (-scores[0] if self._metric == "l2" else scores[0]).astype(np.float64)
         return Approximate(rows[0].astype(np.int64), found, float(found[-1]))
 
     def _score_all(self, index: faiss.IndexFlat, query: Vector, selected: Mask | None) -> Approximate:
@@ -117,7 +123,7 @@ class Segment:
             scores = -np.einsum("ij,ij->i", difference, difference)
         else:
             scores = vectors @ query
-        return Approximate(rows.astype(np.int64), scores, float("-inf"))
+        return Approximate(rows.astype(np.int64), scores.astype(np.float64), float("-inf"))
 
 
 def _normalised(vectors: Vector, norms: Floats) -> Vector:

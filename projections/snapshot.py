@@ -58,18 +58,18 @@ def newest_good(checkpoints: Checkpoints, store: EventStore, metric: Metric, seg
     Raises:
         IndexMismatch: a sound generation is of another history or of another dimension.
     """
-    head = store.position
     for path in checkpoints.newest_first():
         try:
             manifest = checkpoints.read_manifest(path)
-            if manifest.position > head:
+            # Asked anew each time: another process may have appended and checkpointed since.
+            if manifest.position > (head := store.position):
                 raise Unusable(f"it is at position {manifest.position} and the history ends at {head}")
             _require_same_history(checkpoints, manifest, store)
             if manifest.segment_rows != segment_rows:
                 continue
             return _read(checkpoints, manifest, metric)
         except Unusable as error:
-            checkpoints.set_aside(path, str(error))
+            checkpoints.set_aside(path, error)
     return None
 
 

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import threading
 import warnings
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from types import TracebackType
 from typing import Any
@@ -50,6 +51,7 @@ _CHECKPOINT_EVERY = 100_000
 _CHECKPOINT_ON_CLOSE = 1_000
 
 _BYTES_AT_ONCE = 16 * 2**20
+_METADATA_AT_ONCE = 4096
 
 
 class VectorIndex:
@@ -82,11 +84,13 @@ class VectorIndex:
         self.metric: Metric = check_metric(metric)
         self._segment_rows = check_count("segment_rows", segment_rows)
         if directory is None and store.path != ":memory:":
-            directory = f"{os.path.abspath(store.path)}.index"
+            directory = f"{store.file}.index"
         self._checkpoints = None if directory is None else Checkpoints(Path(directory))
         self._lock = SharedLock()
-        self._catching_up = threading.Lock()
+        # Reentrant: a progress callback may search.
+        self._catching_up = threading.RLock()
         self._checkpointing = threading.Lock()
+        self._indexing_metadata = threading.Lock()
         self._closed = False
         self._empty()
         if self._checkpoints is not None:
@@ -124,18 +128,29 @@ class VectorIndex:
             CorruptHistory: the events do not fit together. The index stays at its position.
         """
         self._check_open()
-        with self._lock.exclusive():
-            if isinstance(events, EventRange) and events.after < self._position:
-                events = self._store.event_range(min(self._position, events.upto), events.upto)
-            columns = events.columns() if isinstance(events, EventRange) else columns_of(events, self._position)
-            if not len(columns.seqs):
+        while True:
+            # Read beside searches; only taking what was read needs the index alone.
+            before = self._position
+            columns = self._columns_past(before, events)
+            with self._lock.exclusive():
+                if self._position != before:
+                    continue  # another thread was faster
+                if not len(columns.seqs):
+                    return
+                if columns.seqs[0] != before + 1:
+                    raise InvalidOperation(
+                        f"the index is at position {before} and the events begin at {columns.seqs[0]}: "
+                        "apply those in between first"
+                    )
+                self._take(columns)
                 return
-            if columns.seqs[0] != self._position + 1:
-                raise InvalidOperation(
-                    f"the index is at position {self._position} and the events begin at {columns.seqs[0]}: "
-                    "apply those in between first"
-                )
-            self._take(columns)
+
+    def _columns_past(self, position: int, events: Sequence[Event]) -> EventColumns:
+        if not isinstance(events, EventRange):
+            return columns_of(events, position)
+        if events.after < position:
+            events = self._store.event_range(min(position, events.upto), events.upto)
+        return events.columns()
 
     def _take(self, columns: EventColumns) -> None:
         vectors = self._vectors_of_rows(columns)
@@ -309,23 +324,21 @@ class VectorIndex:
         """`search` for each of several queries, texts or vectors, all answered at the same position."""
         self._check_open()
         if isinstance(queries, (str, bytes)) or not hasattr(queries, "__len__"):
-            raise InvalidOperation(f"queries is a {type(queries).__name__}: give a list of texts, or one vector a row")
+            raise InvalidOperation(
+                f"queries is of type {type(queries).__name__}: give a list of texts, or one vector a row"
+            )
         return self._search(queries, k, filter, as_of, min_score)
 
     def _search(
         self, queries: Sequence[Any] | Vector, k: int, filter: FilterDict, as_of: AsOf, min_score: float | None
     ) -> list[Hits]:
         most, tree = check_count("k", k), parse_filter(filter)
-        if min_score is not None and not isinstance(min_score, (int, float, np.number)):
+        if min_score is not None and (not isinstance(min_score, (int, float, np.number)) or min_score != min_score):
             raise InvalidOperation(f"min_score is {min_score!r}: give a number")
         position = self._store.position_at(as_of)
         vectors = self._query_vectors(queries)
-        if self._position < position:
-            self.catch_up(position)
-        if not isinstance(tree, Everything):
-            self._index_metadata()
         found = []
-        with self._lock.shared():
+        with self._at(position, with_metadata=not isinstance(tree, Everything)):
             selected = self._table.alive(position)
             if not isinstance(tree, Everything):
                 selected &= self._metadata.matching(tree, len(selected))
@@ -336,13 +349,28 @@ class VectorIndex:
                 found.append((self._table.born[rows], scores))
         return [self._hits(positions, scores, position) for positions, scores in found]
 
+    @contextlib.contextmanager
+    def _at(self, position: int, *, with_metadata: bool = False) -> Iterator[None]:
+        """Share the lock over an index that is at `position` or past it, its filters too where they are needed."""
+        while True:
+            if self._position < position:
+                self.catch_up(position)
+            if with_metadata:
+                self._index_metadata()
+            with self._lock.shared():
+                # A rebuild by another thread may have come in between: then it has to be caught up with again.
+                rows = len(self._table.alive(position))
+                if self._position >= position and not (with_metadata and self._metadata.rows < rows):
+                    yield
+                    return
+
     def _query_vectors(self, queries: Sequence[Any] | Vector) -> list[Vector]:
         if not len(queries):
             return []
-        if all(isinstance(query, str) for query in queries):
-            return list(self._store.embed([check_content(query) for query in queries]))
         dimension = self._store.dimension
-        if isinstance(queries, np.ndarray) and queries.ndim == 2:
+        if all(isinstance(query, str) for query in queries):
+            vectors = list(self._store.embed([check_content(query) for query in queries]))
+        elif isinstance(queries, np.ndarray) and queries.ndim == 2:
             vectors = list(check_matrix("queries", queries, dimension))
         else:
             vectors = [check_vector("query", query, dimension, allow_zero=True) for query in queries]
@@ -375,20 +403,28 @@ class VectorIndex:
         )
 
     def _index_metadata(self) -> None:
-        """Bring the filters' bitmaps up to the rows. Only searches with a filter need them, so only they pay."""
-        if self._metadata.rows >= self._table.rows:
-            return
-        with self._lock.exclusive():
-            missing = self._table.born[self._metadata.rows :].tolist()
-            self._metadata.extend(text for _, text in self._store.metadata_json(missing))
+        """Bring the filters' bitmaps up to the rows. Only searches with a filter need them, so only they pay.
+
+        Reading is done beside other searches; only taking what was read needs the index alone.
+        """
+        with self._indexing_metadata:
+            while True:
+                with self._lock.shared():
+                    metadata, table = self._metadata, self._table
+                    missing = table.born[metadata.rows : metadata.rows + _METADATA_AT_ONCE].tolist()
+                if not missing:
+                    return
+                texts = [text for _, text in self._store.metadata_json(missing)]
+                with self._lock.exclusive():
+                    if self._metadata is metadata:
+                        metadata.extend(texts)
 
     # Looking inside
 
     def contents(self, as_of: AsOf = None) -> tuple[Positions, Vector]:
         """Positions of the versions alive at an instant or position, ascending, and their vectors as recorded."""
         position = self._store.position_at(as_of)
-        self.catch_up(position)
-        with self._lock.shared():
+        with self._at(position):
             rows = np.flatnonzero(self._table.alive(position)).astype(np.int64)
             born = self._table.born[rows].astype(np.int64)
             if self._segments is None:
@@ -400,10 +436,13 @@ class VectorIndex:
         self._check_open()
         faults: list[str] = []
         with self._lock.shared():
-            position, audit = self._position, Audit(self._table, self._segments)
-            for after in range(0, position, 4096):
-                upto = min(position, after + 4096)
-                faults += audit.compare(self._store.event_range(after, upto).columns())
-                if progress is not None:
-                    progress(upto, position)
+            position = self._position
+            audit = Audit(self._table, self._segments, position)
+        for after in range(0, position, 4096):
+            upto = min(position, after + 4096)
+            columns = self._store.event_range(after, upto).columns()
+            with self._lock.shared():
+                faults += audit.compare(columns)
+            if progress is not None:
+                progress(upto, position)
         return faults + audit.ends()

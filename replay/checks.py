@@ -10,6 +10,8 @@ import numpy as np
 import orjson
 
 from eventstore.append import SALT_LENGTH
+from eventstore.checks import metadata_json
+from eventstore.errors import InvalidMetadata
 from eventstore.events import EventRow
 from eventstore.hashing import GENESIS, event_hash, payload_digest
 from eventstore.instants import to_microseconds
@@ -201,7 +203,7 @@ class HistoryCheck:
             metadata = None
         if not isinstance(metadata, dict):
             self._fault("metadata", seq, "has metadata that is not a JSON object")
-        elif orjson.dumps(metadata, option=orjson.OPT_SORT_KEYS) != text.encode():
+        elif not _is_canonical(metadata, text):
             self._fault("metadata", seq, "has metadata that is not in the form in which it is recorded")
 
     def flush(self) -> None:
@@ -225,3 +227,10 @@ def _holders(header: EventRow, before: _Latest) -> tuple[int | None, ...]:
     if header.type == "DELETE":
         return (None,)
     return (header.seq,) if header.type == "ADD" else (header.seq, before.embedding_seq)
+
+
+def _is_canonical(metadata: dict[str, Any], text: str) -> bool:
+    try:
+        return metadata_json(metadata) == text
+    except InvalidMetadata:
+        return False

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import secrets
 from contextlib import closing
@@ -47,7 +48,7 @@ def recover(store: EventStore, as_of: AsOf, to: str | os.PathLike[str], *, progr
     try:
         _create(part, None if store._connections.in_memory else store._connections.file)
         with translated(str(target), 0):
-            _copy(store, head.position, part, progress)
+            _copy(store, head.position, part, target, progress)
         _require_sound(store, head, part, target, progress)
         _sync(part)
         _publish(part, target)
@@ -57,7 +58,8 @@ def recover(store: EventStore, as_of: AsOf, to: str | os.PathLike[str], *, progr
         raise StorageError(f"cannot write {target}: {error.strerror or error}") from error
     finally:
         for suffix in ("", *_SIDE_FILES):
-            Path(f"{part}{suffix}").unlink(missing_ok=True)
+            with contextlib.suppress(OSError):  # the error that led here, if one did, says more
+                Path(f"{part}{suffix}").unlink(missing_ok=True)
     return head
 
 
@@ -80,7 +82,7 @@ def _create(part: Path, source: str | None) -> None:
     os.close(os.open(part, os.O_CREAT | os.O_EXCL | os.O_RDWR, mode | 0o600))
 
 
-def _copy(store: EventStore, position: int, part: Path, progress: Progress | None) -> None:
+def _copy(store: EventStore, position: int, part: Path, target: Path, progress: Progress | None) -> None:
     with closing(sqlite3.connect(part, isolation_level=None)) as connection:
         # Nobody will see the file if this fails, so nothing is logged or synced on the way.
         for pragma in (
@@ -101,7 +103,13 @@ def _copy(store: EventStore, position: int, part: Path, progress: Progress | Non
             upto = min(after + step, position)
             for table, columns in _TABLES.items():
                 sql = f"SELECT {', '.join(columns)} FROM {table} WHERE seq > ? AND seq <= ? ORDER BY seq"
-                _insert(connection, table, store._connections.fetch(sql, (after, upto)))
+                rows = store._connections.fetch(sql, (after, upto))
+                if len(rows) != upto - after:
+                    raise CorruptHistory(
+                        f"{store.path} lacks {table} between positions {after + 1} and {upto}: "
+                        f"{target} was not written; run `replay verify` to see what is still good"
+                    )
+                _insert(connection, table, rows)
             if progress is not None:
                 progress(upto, 2 * position)
         connection.execute("COMMIT")
@@ -124,7 +132,7 @@ def _require_sound(store: EventStore, head: Head, part: Path, target: Path, prog
     if not report.ok or report.head != head or report.events != head.position:
         found = report.faults[0].message if report.faults else f"its head is {report.head}, not {head}"
         raise CorruptHistory(
-            f"{store.path} is damaged ({found}): {target} was not written; "
+            f"what was copied from {store.path} is not sound ({found}): {target} was not written; "
             "run `replay verify` to see what is still good"
         )
 

@@ -17,7 +17,7 @@ from replay.report import Fault
 __all__ = ["check_schema", "check_settings", "readable_tables"]
 
 _OBJECTS = "SELECT name, type, tbl_name, sql FROM sqlite_master WHERE name NOT LIKE 'sqlite_stat%'"
-_STEPS = "SELECT name, id, applied_at FROM _sqlite_migrations WHERE migration_set = 'eventstore'"
+_STEPS = "SELECT name, applied_at FROM _sqlite_migrations WHERE migration_set = 'eventstore'"
 _OWN = "_sqlite_migrations"  # sqlite-utils' own table, which may look otherwise in another version of it
 _DIMENSIONS = frozenset(str(number) for number in range(1, MAX_DIMENSION + 1))
 _REMEDY = "`replay recover` makes a database as it should be from the events"
@@ -29,7 +29,7 @@ def _expected() -> tuple[dict[str, tuple[str, ...]], frozenset[str]]:
     with closing(sqlite3.connect(":memory:", isolation_level=None)) as connection:
         apply_migrations(Database(connection), ":memory:")
         objects = {name: tuple(rest) for name, *rest in connection.execute(_OBJECTS)}
-        return objects, frozenset(name for name, *_ in connection.execute(_STEPS))
+        return objects, frozenset(name for name, _ in connection.execute(_STEPS))
 
 
 def check_schema(connection: sqlite3.Connection) -> list[Fault]:
@@ -55,9 +55,12 @@ def check_schema(connection: sqlite3.Connection) -> list[Fault]:
 
 def _check_steps(connection: sqlite3.Connection, steps: frozenset[str]) -> list[Fault]:
     rows, problem = attempt(connection, _STEPS)
+    columns, _ = attempt(connection, "SELECT name FROM pragma_table_info(?)", (_OWN,))
+    if problem is None and not {("migration_set",), ("name",), ("applied_at",)} <= set(columns):
+        problem = "its columns are not as they were made"
     if problem is not None:
         return [Fault("schema", None, f"the record of schema steps cannot be read: {problem}")]
-    found = {name for name, *_ in rows}
+    found = {name for name, _ in rows}
     faults = [f"the schema step {name} is missing from the record of steps" for name in sorted(steps - found)]
     faults += [f"the schema step {name!r} is not known to this asof: upgrade it" for name in found - steps]
     return [Fault("schema", None, message) for message in faults]

@@ -11,47 +11,22 @@ from typing import Any
 import orjson
 from hypothesis import strategies as st
 
-from eventstore import Add, Delete, Event, EventStore, Operation, Update
+import eventstore.testing as kit
+from eventstore import EventStore, Operation
 from eventstore.events import EventRow, PayloadRow
 from eventstore.hashing import GENESIS, event_hash, payload_digest
 from replay import Diff, State
 
-IDS = ("a", "b", "c", "d")
-CONTENTS = ("tea", "coffee", "", "tee ☕")
-# Equal to Python, not to the history: True and 1 and 1.0, and the two zeros of a vector.
+# Equal to Python, not to the history: True and 1 and 1.0.
 METADATA = ({}, {"n": 1}, {"n": True}, {"n": 1.0}, {"tags": ["x"], "user": None})
-VECTORS = ((1.0, 0.0), (1.0, -0.0), (0.5, -2.0), (3.0, 4.0))
 
 Content = tuple[str, bytes, bytes]
 """What a memory is apart from when and how it came to be so: content, metadata and embedding as they are recorded."""
 
 
-@st.composite
-def histories(draw: st.DrawFn, *, most: int = 6) -> list[list[Operation]]:
+def histories(*, most: int = 6) -> st.SearchStrategy[kit.History]:
     """Up to `most` appends on four memories, with adds, updates, deletes and adds again."""
-    live: set[str] = set()
-    appends: list[list[Operation]] = []
-    for _ in range(draw(st.integers(0, most))):
-        operations: list[Operation] = []
-        for _ in range(draw(st.integers(1, 4))):
-            memory_id = draw(st.sampled_from(IDS))
-            content, metadata, vector = (
-                draw(st.sampled_from(CONTENTS)),
-                draw(st.sampled_from(METADATA)),
-                draw(st.sampled_from(VECTORS)),
-            )
-            if memory_id not in live:
-                live.add(memory_id)
-                operations.append(Add(memory_id=memory_id, content=content, metadata=metadata, vector=vector))
-            elif draw(st.integers(0, 2)) == 0:
-                live.remove(memory_id)
-                operations.append(Delete(memory_id=memory_id))
-            elif draw(st.booleans()):
-                operations.append(Update(memory_id=memory_id, metadata=metadata))  # keeps the embedding
-            else:
-                operations.append(Update(memory_id=memory_id, content=content, vector=vector))
-        appends.append(operations)
-    return appends
+    return kit.histories(0, most, dim=2, ids=("a", "b", "c", "d"), batch=4, metadata=st.sampled_from(METADATA))
 
 
 def told(appends: Iterable[Sequence[Operation]], path: str | Path = ":memory:") -> EventStore:
@@ -62,21 +37,10 @@ def told(appends: Iterable[Sequence[Operation]], path: str | Path = ":memory:") 
     return store
 
 
-def fold(events: Iterable[Event]) -> dict[str, Content]:
-    """The memories that are live after some events, in the order in which each got its state."""
-    live: dict[str, Content] = {}
-    for event in events:
-        live.pop(event.memory_id, None)
-        if event.type != "DELETE":
-            assert event.content is not None
-            assert event.embedding is not None
-            live[event.memory_id] = (event.content, as_json(event.metadata), event.embedding)
-    return live
-
-
 def folded_to(store: EventStore, position: int) -> dict[str, Content]:
-    """The naive fold of a store's first events."""
-    return fold(store.events(upto=position))
+    """The kit's naive fold of a store's first events, in the order in which each memory got its state."""
+    live = kit.ModelStore.of(store.events(upto=position)).state()
+    return {name: (each.content or "", as_json(each.metadata), each.embedding or b"") for name, each in live.items()}
 
 
 def seen(state: State) -> dict[str, Content]:

@@ -39,9 +39,7 @@ def written(package: str) -> bool:
 
 def run(*command: str | Path, cwd: Path) -> str:
     """Run a command that knows nothing of the checkout; its output, or a failure that shows it."""
-    clean = {
-        key: value for key, value in os.environ.items() if not key.startswith(("PYTHON", "COV", "PYTEST"))
-    }
+    clean = {key: value for key, value in os.environ.items() if not key.startswith(("PYTHON", "COV", "PYTEST"))}
     done = subprocess.run(
         [str(part) for part in command], cwd=cwd, env=clean, capture_output=True, text=True, check=False
     )
@@ -55,7 +53,7 @@ def wheel(tmp_path_factory: pytest.TempPathFactory) -> Path:
     work = tmp_path_factory.mktemp("build")
     source = work / "source"
     source.mkdir()
-    for file in ("pyproject.toml", "README.md", "LICENSE"):
+    for file in ("pyproject.toml", "README.md", "LICENSE", "pytest_asof.py"):
         shutil.copy(ROOT / file, source)
     for folder in (*PACKAGES, "tests"):
         shutil.copytree(ROOT / folder, source / folder, ignore=shutil.ignore_patterns("__pycache__"))
@@ -95,13 +93,13 @@ def environment(wheel: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     return home
 
 
-def test_the_wheel_holds_the_three_packages_and_nothing_else(wheel: Path) -> None:
-    """Every module of the packages, and neither tests nor documentation."""
+def test_the_wheel_holds_the_three_packages_and_the_plugin(wheel: Path) -> None:
+    """Every module of the packages, pytest's plugin beside them, and neither tests nor documentation."""
     with zipfile.ZipFile(wheel) as archive:
         packed = {entry for entry in archive.namelist() if ".dist-info/" not in entry}
     modules = {path for package in PACKAGES for path in (ROOT / package).rglob("*.py") if written(package)}
     typed = {ROOT / package / "py.typed" for package in PACKAGES if written(package)}
-    assert packed == {path.relative_to(ROOT).as_posix() for path in modules | typed}
+    assert packed == {path.relative_to(ROOT).as_posix() for path in modules | typed} | {"pytest_asof.py"}
 
 
 def test_the_wheel_carries_its_licence_and_its_extras(wheel: Path) -> None:

@@ -263,6 +263,6 @@ def test_a_lost_event_is_not_passed_over(tmp_path: Path) -> None:
     """A gap is damage, though the rows on both sides are sound."""
     small(tmp_path / "a.db").close()
     tamper(tmp_path / "a.db", "DELETE FROM events WHERE seq = 2", "DELETE FROM payloads WHERE seq = 2")
-    with EventStore(tmp_path / "a.db") as store, pytest.raises(AsofError):
+    with EventStore(tmp_path / "a.db") as store, pytest.raises(CorruptHistory, match=r"a\.db lacks events"):
         recover(store, None, tmp_path / "b.db")
     assert not any(name.startswith(("b.db", ".b.db")) for name in os.listdir(tmp_path))

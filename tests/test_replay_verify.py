@@ -456,6 +456,16 @@ def test_an_object_that_was_replaced_is_found(path: Path) -> None:
     ]
 
 
+def test_an_index_that_is_said_to_be_another_tables_is_found(path: Path) -> None:
+    """Each column of the schema is compared."""
+    execute(
+        path,
+        "PRAGMA writable_schema = ON",
+        "UPDATE sqlite_master SET tbl_name = 'payloads' WHERE name = 'history'",
+    )
+    assert ("schema", None) in found(verify(path))
+
+
 def execute(path: Path, *statements: str) -> None:
     """Run SQL as it is."""
     with closing(sqlite3.connect(path, isolation_level=None)) as connection:

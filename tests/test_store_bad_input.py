@@ -70,9 +70,9 @@ VECTORS: dict[str, Case] = {
     "infinite as float32": (add(vector=[1, 1e39]), InvalidVector, "too large for float32"),
     "zeros": (add(vector=[0, 0]), InvalidVector, "vector is all zeros"),
     "zeros as float32": (add(vector=[1e-50, 0]), InvalidVector, "vector is all zeros"),
-    "text": (add(vector="12"), InvalidVector, "vector is a str"),
-    "bytes": (add(vector=b"12345678"), InvalidVector, "vector is a bytes"),
-    "a dict": (add(vector={0: 1, 1: 2}), InvalidVector, "vector is a dict"),
+    "text": (add(vector="12"), InvalidVector, "vector is of type str"),
+    "bytes": (add(vector=b"12345678"), InvalidVector, "vector is of type bytes"),
+    "a dict": (add(vector={0: 1, 1: 2}), InvalidVector, "vector is of type dict"),
     "strings": (add(vector=["1", "2"]), InvalidVector, "vector holds"),
     "booleans": (add(vector=[True, False]), InvalidVector, "vector holds bool"),
     "complex": (add(vector=[1j, 2]), InvalidVector, "vector holds complex"),
@@ -89,9 +89,9 @@ VECTORS: dict[str, Case] = {
 }
 
 METADATA: dict[str, Case] = {
-    "a list": (add(metadata=[1]), InvalidMetadata, "metadata is a list: give a JSON object"),
-    "text": (add(metadata='{"a": 1}'), InvalidMetadata, "metadata is a str"),
-    "a number as key": (add(metadata={1: 2}), InvalidMetadata, "metadata has the key 1, a int"),
+    "a list": (add(metadata=[1]), InvalidMetadata, "metadata is of type list: give a JSON object"),
+    "text": (add(metadata='{"a": 1}'), InvalidMetadata, "metadata is of type str"),
+    "a number as key": (add(metadata={1: 2}), InvalidMetadata, "metadata has the key 1 of type int"),
     "null as key": (add(metadata={"a": {None: 2}}), InvalidMetadata, "metadata.a has the key None"),
     "NaN": (add(metadata={"a": math.nan}), InvalidMetadata, "metadata.a is nan"),
     "infinity": (add(metadata={"a": [1, math.inf]}), InvalidMetadata, r"metadata.a\[1\] is inf"),
@@ -99,22 +99,22 @@ METADATA: dict[str, Case] = {
     "far too deep": (add(metadata=deep(5000)), InvalidMetadata, "nested more than 64 deep"),
     "too large a number": (add(metadata={"a": 2**64}), InvalidMetadata, "metadata.a does not fit in 64 bits"),
     "too small a number": (add(metadata={"a": -(2**63) - 1}), InvalidMetadata, "metadata.a does not fit"),
-    "a time": (add(metadata={"a": START}), InvalidMetadata, "metadata.a is a datetime, which is not JSON"),
-    "a set": (add(metadata={"a": {1}}), InvalidMetadata, "metadata.a is a set"),
-    "a tuple": (add(metadata={"a": (1,)}), InvalidMetadata, "metadata.a is a tuple"),
-    "bytes": (add(metadata={"a": b"x"}), InvalidMetadata, "metadata.a is a bytes"),
-    "a UUID": (add(metadata={"a": uuid.UUID(int=1)}), InvalidMetadata, "metadata.a is a UUID"),
-    "a numpy number": (add(metadata={"a": np.float64(1)}), InvalidMetadata, "metadata.a is a float64"),
-    "an array": (add(metadata={"a": np.ones(2)}), InvalidMetadata, "metadata.a is a ndarray"),
-    "a decimal": (add(metadata={"a": decimal.Decimal(1)}), InvalidMetadata, "metadata.a is a Decimal"),
+    "a time": (add(metadata={"a": START}), InvalidMetadata, "metadata.a is of type datetime, which is not JSON"),
+    "a set": (add(metadata={"a": {1}}), InvalidMetadata, "metadata.a is of type set"),
+    "a tuple": (add(metadata={"a": (1,)}), InvalidMetadata, "metadata.a is of type tuple"),
+    "bytes": (add(metadata={"a": b"x"}), InvalidMetadata, "metadata.a is of type bytes"),
+    "a UUID": (add(metadata={"a": uuid.UUID(int=1)}), InvalidMetadata, "metadata.a is of type UUID"),
+    "a numpy number": (add(metadata={"a": np.float64(1)}), InvalidMetadata, "metadata.a is of type float64"),
+    "an array": (add(metadata={"a": np.ones(2)}), InvalidMetadata, "metadata.a is of type ndarray"),
+    "a decimal": (add(metadata={"a": decimal.Decimal(1)}), InvalidMetadata, "metadata.a is of type Decimal"),
     "a surrogate": (add(metadata={"a": "\ud800"}), InvalidMetadata, "metadata.a has a lone surrogate"),
     "a surrogate in a key": (add(metadata={"\ud800": 1}), InvalidMetadata, "a key of metadata has a lone surrogate"),
-    "an object": (add(metadata={"a": object()}), InvalidMetadata, "metadata.a is a object"),
-    "of an update": (lambda s: s.update("m", metadata={"a": {2}}), InvalidMetadata, "metadata.a is a set"),
+    "an object": (add(metadata={"a": object()}), InvalidMetadata, "metadata.a is of type object"),
+    "of an update": (lambda s: s.update("m", metadata={"a": {2}}), InvalidMetadata, "metadata.a is of type set"),
     "in bulk": (
         lambda s: s.add_many(["a"], vectors=[[1, 2]], metadatas=[{"a": {2}}]),
         InvalidMetadata,
-        "metadata.a is a set",
+        "metadata.a is of type set",
     ),
 }
 
@@ -142,13 +142,13 @@ OTHERS: dict[str, Case] = {
     "nothing to update": (lambda s: s.update("m"), InvalidOperation, "update of 'm' changes nothing"),
     "a naive occurred_at": (add(occurred_at=dt.datetime(2026, 1, 1)), InvalidInstant, "no time zone"),
     "no instant as occurred_at": (add(occurred_at="noon"), InvalidInstant, "occurred_at 'noon' is not an instant"),
-    "a number as occurred_at": (add(occurred_at=5), InvalidInstant, "occurred_at is a int"),
+    "a number as occurred_at": (add(occurred_at=5), InvalidInstant, "occurred_at is of type int"),
     "occurred_at before the year 1": (add(occurred_at="0001-01-01T00:00:00+14:00"), InvalidInstant, "years 1 to 9999"),
     "an empty batch": (lambda s: s.append([]), InvalidOperation, "the append is empty"),
     "an empty bulk": (lambda s: s.add_many([]), InvalidOperation, "contents is empty"),
-    "text without embedder": (lambda s: s.add("y"), EmbedderMissing, "content was given as text"),
-    "bulk without embedder": (lambda s: s.add_many(["y"]), EmbedderMissing, "content was given as text"),
-    "embed without embedder": (lambda s: s.embed(["y"]), EmbedderMissing, "text was given as text"),
+    "text without embedder": (lambda s: s.add("y"), EmbedderMissing, "there is no embedder to turn content"),
+    "bulk without embedder": (lambda s: s.add_many(["y"]), EmbedderMissing, "there is no embedder to turn content"),
+    "embed without embedder": (lambda s: s.embed(["y"]), EmbedderMissing, "there is no embedder to turn text"),
     "expected_version 0": (lambda s: s.delete("m", expected_version=0), InvalidOperation, "version is 0"),
     "expected_version true": (lambda s: s.delete("m", expected_version=True), InvalidOperation, "version is True"),
     "expected_version 1.0": (lambda s: s.delete("m", expected_version=1.0), InvalidOperation, "version is 1.0"),
@@ -182,7 +182,7 @@ READS: dict[str, Case] = {
     "a future instant as text": (lambda s: s.get("m", as_of=LATER.isoformat()), InvalidInstant, "later than the clock"),
     "events up to a future instant": (lambda s: s.events(upto=LATER), InvalidInstant, "later than the clock"),
     "a position in text": (lambda s: s.count(as_of="1"), InvalidInstant, "'1' is not an instant"),
-    "a position in float": (lambda s: s.count(as_of=1.0), InvalidInstant, "as_of is a float"),
+    "a position in float": (lambda s: s.count(as_of=1.0), InvalidInstant, "as_of is of type float"),
     "a negative start": (lambda s: s.events(after=-1), InvalidOperation, "after is -1"),
     "a start that is no position": (lambda s: s.events(after=True), InvalidOperation, "after is True"),
     "a limit of 0": (lambda s: s.memories(limit=0), InvalidOperation, "limit is 0"),
@@ -193,9 +193,13 @@ READS: dict[str, Case] = {
     "an order that is no text": (lambda s: s.memories(order=None), InvalidOperation, "order is None"),
     "an empty id": (lambda s: s.get(""), InvalidOperation, "memory_id is empty"),
     "an overlong id": (lambda s: s.get("x" * 513), InvalidOperation, "memory_id has 513"),
-    "a number as id": (lambda s: s.events(memory_id=5), InvalidOperation, "memory_id is a int"),
+    "a number as id": (lambda s: s.events(memory_id=5), InvalidOperation, "memory_id is of type int"),
     "an empty actor": (lambda s: s.events(actor_id=""), InvalidOperation, "actor_id is empty"),
-    "a number as correlation": (lambda s: s.history(correlation_id=5), InvalidOperation, "correlation_id is a int"),
+    "a number as correlation": (
+        lambda s: s.history(correlation_id=5),
+        InvalidOperation,
+        "correlation_id is of type int",
+    ),
     "text as list of ids": (lambda s: s.vectors("m"), InvalidOperation, "memory_ids is a str"),
     "ids and a filter": (lambda s: s.vectors(["m"], filter={"n": 1}), InvalidOperation, "memory_ids and filter"),
     "text as list of texts": (lambda s: s.embed("text"), InvalidOperation, "texts is a str"),
@@ -316,7 +320,7 @@ class Plain:
 @pytest.mark.parametrize("value", [Number.ONE, Plain(), dt.date(2026, 1, 1), np.int64(1), np.str_("x"), frozenset()])
 def test_what_would_come_back_as_something_else_is_refused(value: Any) -> None:
     """A serialiser would turn it into JSON quietly."""
-    with EventStore() as store, pytest.raises(InvalidMetadata, match=r"metadata\.a is a"):
+    with EventStore() as store, pytest.raises(InvalidMetadata, match=r"metadata\.a is of type"):
         store.add("x", vector=[1], metadata={"a": value})
 
 

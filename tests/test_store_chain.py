@@ -276,6 +276,23 @@ def test_a_changed_header_breaks_the_chain(path: Path, name: str) -> None:
         verified(connection)
 
 
+@pytest.mark.parametrize("name", [name for name in ORDER if name not in ("seq", "payload_digest")])
+def test_a_changed_header_is_not_read_as_if_it_were_good(path: Path, name: str) -> None:
+    """Nor is a page of events, a range for a projection, or the memory itself."""
+    value = "7" if name in {"version", "prev_seq", "add_seq", "embedding_seq", "recorded_at", "occurred_at"} else "'z'"
+    forge(path, f"UPDATE events SET {name} = {value} WHERE seq = 2")
+    with EventStore(path) as store:
+        for read in (
+            lambda: list(store.events()),
+            lambda: list(store.events(after=1, upto=2, reverse=True)),
+            lambda: store.event_range(0, 3).columns(),
+            lambda: list(store.states([2])),
+            lambda: store.history(),
+        ):
+            with pytest.raises(CorruptHistory, match="replay verify"):
+                read()
+
+
 def test_salts_are_not_repeated(path: Path) -> None:
     """Random, 16 bytes each: from a digest alone no content can be guessed."""
     with closing(sqlite3.connect(path)) as connection:

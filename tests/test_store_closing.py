@@ -68,7 +68,7 @@ def test_a_closed_store_says_so(store: EventStore, use: str) -> None:
 
 def test_every_public_method_is_tried() -> None:
     """The list above is whole."""
-    quiet = {"close", "closed", "path", "read_only", "embedder_name"}
+    quiet = {"close", "closed", "path", "file", "read_only", "embedder_name"}
     public = {name for name in dir(EventStore) if not name.startswith("_")} - quiet
     assert public - {use.split()[0] for use in USES} == set()
 

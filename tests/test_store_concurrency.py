@@ -8,9 +8,9 @@ import subprocess
 import sys
 import textwrap
 import threading
+import time
 from collections import Counter
 from collections.abc import Callable, Iterator
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -26,20 +26,38 @@ THREADS = 8
 
 @pytest.fixture(params=["memory", "file"])
 def store(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[EventStore]:
-    with EventStore(":memory:" if request.param == "memory" else tmp_path / "a.db", durability="normal") as opened:
-        yield opened
+    opened = EventStore(":memory:" if request.param == "memory" else tmp_path / "a.db", durability="normal")
+    yield opened
+    # Not by this thread: where a test ended with a deadlock, closing would join it.
+    closer = threading.Thread(target=opened.close, daemon=True)
+    closer.start()
+    closer.join(60)
 
 
 def at_once(work: Callable[[int], Any], count: int = THREADS) -> list[Any]:
     """The results of `work(0)` to `work(count - 1)`, begun together; the first error of any is raised."""
     barrier = threading.Barrier(count)
+    results: list[Any] = [None] * count
+    errors: list[BaseException] = []
 
-    def begin(number: int) -> Any:
+    def begin(number: int) -> None:
         barrier.wait(30)
-        return work(number)
+        try:
+            results[number] = work(number)
+        except BaseException as error:
+            errors.append(error)
 
-    with ThreadPoolExecutor(count) as pool:
-        return list(pool.map(begin, range(count)))
+    # Daemons, so that a deadlock is a failure of the test and not its last act.
+    threads = [threading.Thread(target=begin, args=(number,), daemon=True) for number in range(count)]
+    for thread in threads:
+        thread.start()
+    deadline = time.monotonic() + 60
+    for thread in threads:
+        thread.join(max(0, deadline - time.monotonic()))
+    assert not any(thread.is_alive() for thread in threads), "some wait for each other"
+    if errors:
+        raise errors[0]
+    return results
 
 
 def check(store: EventStore) -> None:

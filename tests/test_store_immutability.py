@@ -34,10 +34,10 @@ def client(request: pytest.FixtureRequest, path: Path) -> Iterator[sqlite3.Conne
         yield connection
 
 
-def row(**changes: object) -> tuple[str, list[object]]:
+def row(**changes: object) -> tuple[str, dict[str, object]]:
     """Values for a row of events that differs from event 2 in `changes`."""
     columns = [f":{name}" if name in changes else name for name in EVENT_COLUMNS]
-    return f"SELECT {', '.join(columns)} FROM events WHERE seq = 2", list(changes.values())
+    return f"SELECT {', '.join(columns)} FROM events WHERE seq = 2", changes
 
 
 def state(connection: sqlite3.Connection) -> list[object]:

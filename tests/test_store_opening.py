@@ -28,7 +28,9 @@ from eventstore import (
     NewerSchema,
     NotAStore,
     StorageError,
+    StoreBusy,
 )
+from eventstore.connections import Connections
 from eventstore.schema import APPLICATION_ID
 from tests.profiles import scaled
 from tests.store_support import vector
@@ -155,14 +157,30 @@ def test_durability_is_sqlites_synchronous(tmp_path: Path, durability: Any, leve
         ({"timeout": -1}, "timeout is -1"),
         ({"timeout": float("nan")}, "timeout is nan"),
         ({"timeout": "long"}, "timeout is 'long'"),
-        ({"embedder": "minilm"}, "embedder is a str"),
-        ({"clock": 5}, "clock is a int"),
+        ({"embedder": "minilm"}, "embedder is of type str"),
+        ({"clock": 5}, "clock is of type int"),
     ],
 )
 def test_a_bad_setting_is_refused_by_name(tmp_path: Path, arguments: dict[str, Any], says: str) -> None:
     """Nothing stays open."""
     with pytest.raises(InvalidOperation, match=says):
         EventStore(tmp_path / "a.db", **arguments)
+
+
+def test_a_file_that_is_locked_just_now_is_tried_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """SQLite refuses some steps of opening at once; for as long as the store's timeout they are begun again."""
+    original, refusals = Connections._open_for_writing, iter(range(3))
+
+    def refusing(self: Connections) -> Any:
+        if next(refusals, None) is not None:
+            raise sqlite3.OperationalError("database is locked")
+        return original(self)
+
+    monkeypatch.setattr(Connections, "_open_for_writing", refusing)
+    with pytest.raises(StoreBusy):
+        EventStore(tmp_path / "a.db", timeout=0)
+    with EventStore(tmp_path / "a.db") as store:
+        assert store.position == 0
 
 
 # -- what is no history -------------------------------------------------------------------------------------

@@ -14,9 +14,9 @@ from tests.store_support import START, Clock
 ROWS = 3000
 
 
-@pytest.fixture(scope="module", params=["fresh", "analyzed"])
+@pytest.fixture(scope="module", params=["fresh", "analyzed", "misled"])
 def store(request: pytest.FixtureRequest) -> Iterator[EventStore]:
-    """Enough events that a plan matters; with and without the statistics that ANALYZE gathers."""
+    """Enough events that a plan matters; without and with the statistics that ANALYZE gathers, and with wrong ones."""
     clock = Clock()
     with EventStore(clock=clock) as opened:
         for part in range(3):
@@ -33,8 +33,15 @@ def store(request: pytest.FixtureRequest) -> Iterator[EventStore]:
             clock.move(hours=1)
         for n in range(100):
             opened.update(f"m0-{n}", metadata={"n": n})
-        if request.param == "analyzed":
-            opened._connections._writer.execute("ANALYZE")
+        connection = opened._connections._writer
+        if request.param != "fresh":
+            connection.execute("ANALYZE")
+        if request.param == "misled":
+            # As where they were gathered on another kind of history: one memory, an actor for each event.
+            connection.execute("UPDATE sqlite_stat1 SET stat = '3100 3100 1' WHERE idx = 'events_memory'")
+            connection.execute("UPDATE sqlite_stat1 SET stat = '3100 1' WHERE idx = 'events_actor'")
+            connection.execute("UPDATE sqlite_stat1 SET stat = '3100 3100' WHERE idx = 'events_correlation'")
+            connection.execute("ANALYZE sqlite_schema")
         yield opened
 
 
@@ -143,6 +150,7 @@ def test_what_has_an_index_uses_it(store: EventStore, pattern: str) -> None:
     assert any(index in step for step in steps), steps
 
 
+@pytest.mark.parametrize("store", ["fresh", "analyzed"], indirect=True)
 @pytest.mark.parametrize(
     "condition", ["memory_id = 'm0-7'", "id = 'e0-7'", "actor_id = 'ann'"], ids=lambda text: text.split()[0]
 )

@@ -13,7 +13,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from eventstore import Add, EventStore, InvalidInstant
+from eventstore import Add, EventStore, ImportFailed, InvalidInstant
 from tests.profiles import scaled
 from tests.store_support import MICROSECOND, START, STEPS, Appended, Clock, histories, told_to, vector
 
@@ -187,12 +187,12 @@ def test_a_position_that_is_not_in_the_history_is_refused(store: EventStore, ask
         ("2026-01-01T00:00:00+99:00", "is not an instant"),
         ("0001-01-01T00:00:00+01:00", "not within the years 1 to 9999"),
         ("12", "is not an instant"),
-        (1.0, "as_of is a float"),
-        (True, "as_of is a bool"),
-        (np.True_, "as_of is a bool"),
-        (date(2026, 1, 1), "as_of is a date"),
-        (np.datetime64("2026-01-01"), "as_of is a datetime64"),
-        ([], "as_of is a list"),
+        (1.0, "as_of is of type float"),
+        (True, "as_of is of type bool"),
+        (np.True_, "as_of is of type bool"),
+        (date(2026, 1, 1), "as_of is of type date"),
+        (np.datetime64("2026-01-01"), "as_of is of type datetime64"),
+        ([], "as_of is of type list"),
     ],
 )
 def test_what_is_no_instant_is_refused(store: EventStore, asked: Any, says: str) -> None:
@@ -319,3 +319,14 @@ def test_the_head_is_the_last_event(store: EventStore, clock: Clock) -> None:
     assert (store.head.position, store.head.hash) == (2, second.hash)
     assert store.head_at(1) == head
     assert store.head_at(first.recorded_at) == head
+
+
+def test_an_import_leaves_an_answered_instant_as_it_was_answered() -> None:
+    """What was answered as of an instant past the head holds for events that come with times of their own."""
+    record = {"content": "x", "vector": [1.0], "recorded_at": "2025-06-01T00:00:00Z"}
+    with EventStore() as store:
+        assert store.position_at("2025-12-31T00:00:00Z") == 0
+        with pytest.raises(ImportFailed, match="settled"):
+            store.import_events([record], source="late")
+        assert store.position_at("2025-12-31T00:00:00Z") == 0
+        assert store.import_events([{**record, "recorded_at": "2025-12-31T00:00:01Z"}], source="later").imported == 1

@@ -422,12 +422,12 @@ def test_missing_vectors_are_embedded() -> None:
 
 
 BAD_LINES: list[tuple[Any, str]] = [
-    (line(vector=None), "line 3: content was given as text and the store has no embedder"),
+    (line(vector=None), "line 3: there is no embedder to turn content into a vector"),
     (line(recorded_at="2025-01-01T00:00:00Z"), "line 3: .* is earlier than the line before"),
     (line(recorded_at="2030-01-01T00:00:00Z"), "line 3: .* lies in the future"),
     (line(recorded_at="2026-01-05"), "line 3: recorded_at '2026-01-05' is not an instant"),
     (line(recorded_at="2026-01-05T00:00:00"), "line 3: .* no time zone"),
-    (line(recorded_at=5), "line 3: recorded_at is a int"),
+    (line(recorded_at=5), "line 3: recorded_at is of type int"),
     (line(occurred_at="then"), "line 3: occurred_at 'then' is not an instant"),
     (line(type="add"), "line 3: type 'add' is not ADD, UPDATE or DELETE"),
     (line(type=""), "line 3: type '' is not"),
@@ -438,7 +438,7 @@ BAD_LINES: list[tuple[Any, str]] = [
     (line(vector=[0, 0]), "line 3: vector is all zeros"),
     (line(content=None), "line 3: Add: content"),
     (line(content=5), "line 3: Add: content"),
-    (line(metadata=[]), "line 3: metadata is a list"),
+    (line(metadata=[]), "line 3: metadata is of type list"),
     (line(metadata={"n": float("nan")}), "line 3: metadata.n is nan"),
     (line(memory_id=""), "line 3: memory_id is empty"),
     (line(memory_id="m"), "line 3: memory 'm' exists at version 1"),
@@ -450,9 +450,9 @@ BAD_LINES: list[tuple[Any, str]] = [
     (line(salt=5), "line 3: salt is not"),
     (line(salt="00" * 16, payload_digest="zz"), "line 3: payload_digest is not 64 hexadecimal digits"),
     (line(source=""), "line 3: source is empty"),
-    ("text", "line 3: a record is a str"),
-    (None, "line 3: a record is a NoneType"),
-    (["content", "x"], "line 3: a record is a list"),
+    ("text", "line 3: a record is of type str"),
+    (None, "line 3: a record is of type NoneType"),
+    (["content", "x"], "line 3: a record is of type list"),
 ]
 
 
@@ -481,7 +481,7 @@ def test_a_bad_record_far_down_undoes_all(store: EventStore) -> None:
 def test_an_import_goes_forward_from_the_head(store: EventStore, day: int) -> None:
     """A time at or before that of the last event cannot be recorded; the line and the way out are named."""
     store.import_events([line()], source="s")
-    with pytest.raises(ImportFailed, match=r"line 1: .* not later than the store's last event.* keep_times=False"):
+    with pytest.raises(ImportFailed, match=r"line 1: .* not later than .* settled.* keep_times=False"):
         store.import_events([line(recorded_at=at(day))], source="s")
     assert store.import_events([line(recorded_at=at(day))], source="s", keep_times=False).imported == 1
 

@@ -248,3 +248,64 @@ def test_names_in_a_manifest_cannot_leave_the_directory(store: EventStore, direc
     path.write_bytes(orjson.dumps({**fields, "sha256": digest}))
     with pytest.warns(CheckpointWarning, match="no manifest"):
         open_index(store)
+
+
+def test_a_generation_written_while_opening_is_not_set_aside(store: EventStore, directory: Path) -> None:
+    """Another process appends and checkpoints between two looks at the history: its checkpoint is good."""
+
+    class Racing:
+        """The store, with another process at work the first time that its position is asked for."""
+
+        def __getattr__(self, name: str) -> Any:
+            if name == "position" and not raced:
+                raced.append(True)
+                before = store.position
+                store.add("raced", vector=QUERY)
+                other = open_index(store)
+                other.catch_up()
+                other.checkpoint()
+                return before
+            return getattr(store, name)
+
+    raced: list[bool] = []
+    from projections.checkpoints import Checkpoints
+    from projections.snapshot import newest_good
+
+    for _ in range(2):
+        snapshot = newest_good(Checkpoints(directory), Racing(), "cosine", 8)  # type: ignore[arg-type]
+        assert snapshot is not None
+    assert not list(directory.glob("*.set-aside"))
+
+
+def test_a_long_catch_up_leaves_checkpoints_on_its_way(store: EventStore, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Killed later, it goes on from the last of them."""
+    from projections import vector_index
+
+    monkeypatch.setattr(vector_index, "_CHECKPOINT_EVERY", 10)
+
+    def killed(done: int, total: int) -> None:
+        if done >= 35:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        open_index(store).catch_up(progress=killed)
+    resumed = open_index(store)
+    assert resumed.position == 30
+    assert resumed.catch_up() == store.position
+    assert resumed.faults() == []
+
+
+def test_what_nobody_finished_or_named_is_removed_after_a_while(store: EventStore, directory: Path) -> None:
+    """Fresh ones may be another process's, under way."""
+    for name in ("rows-00.bin", "segment-00.bin.1.part", "generation-000001.json.set-aside"):
+        (directory / name).write_bytes(b"x")
+        os.utime(directory / name, (0, 0))
+    (directory / "segment-01.bin").write_bytes(b"x")
+    index = open_index(store)
+    store.add("more", vector=QUERY)
+    index.catch_up()
+    index.checkpoint()
+    left = {path.name for path in directory.iterdir()}
+    assert "segment-01.bin" in left
+    assert not left & {"rows-00.bin", "segment-00.bin.1.part", "generation-000001.json.set-aside"}
+    assert open_index(store).faults() == []

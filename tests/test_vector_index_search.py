@@ -28,7 +28,7 @@ from eventstore import (
     InvalidVector,
 )
 from projections import VectorIndex
-from tests.model import score
+from projections.testing import score_of
 from tests.profiles import scaled
 
 
@@ -262,7 +262,7 @@ def test_search_is_brute_force_for_vectors_of_any_length(
     with EventStore(allow_zero_vectors=True) as store, VectorIndex(store, metric=metric, segment_rows=7) as index:
         store.add_many([""] * len(matrix), vectors=matrix)
         hits = index.search(asked, k)
-        scores = [score(metric, asked.astype(float).tolist(), row) for row in matrix.astype(float).tolist()]
+        scores = [score_of(metric, asked.astype(float).tolist(), row) for row in matrix.astype(float).tolist()]
         expected = sorted((-number, position) for position, number in enumerate(scores, 1))[:k]
         assert [(hit.position, hit.score) for hit in hits] == [(position, -number) for number, position in expected]
 
@@ -279,7 +279,98 @@ def test_search_is_exact_among_near_ties(seed: int, metric: Any, segment_rows: i
     query = (center + rng.normal(scale=0.3, size=dimension)).astype(np.float32)
     with EventStore() as store, VectorIndex(store, metric=metric, segment_rows=segment_rows) as index:
         store.add_many([""] * 400, vectors=matrix)
-        scores = [score(metric, query.astype(float).tolist(), row) for row in matrix.astype(float).tolist()]
+        scores = [score_of(metric, query.astype(float).tolist(), row) for row in matrix.astype(float).tolist()]
         expected = sorted((-number, position) for position, number in enumerate(scores, 1))[:15]
         hits = index.search(query, 15)
         assert [(hit.position, hit.score) for hit in hits] == [(position, -number) for number, position in expected]
+
+
+def test_searches_beside_a_rebuild_answer_in_full(store: EventStore) -> None:
+    """An index that is being made again is waited for: a search never sees the half of it."""
+    index = VectorIndex(store, segment_rows=2)
+    store.add_many([f"text {number}" for number in range(60)], metadatas=[{"user": "dave"}] * 60)
+    expected = [index.search("text", 30), index.search("text", 30, filter={"user": "dave"})]
+    wrong: list[Any] = []
+    stop = threading.Event()
+
+    def ask() -> None:
+        while not stop.is_set():
+            found = [index.search("text", 30), index.search("text", 30, filter={"user": "dave"})]
+            if found != expected or [len(index.contents()[0])] != [63]:
+                wrong.append(found)
+
+    threads = [threading.Thread(target=ask, daemon=True) for _ in range(3)]
+    for thread in threads:
+        thread.start()
+    for _ in range(60):
+        index.rebuild()
+    stop.set()
+    for thread in threads:
+        thread.join(60)
+        assert not thread.is_alive()
+    assert not wrong
+
+
+@pytest.mark.parametrize("metric", ["cosine", "ip", "l2"])
+def test_rows_of_almost_unit_length_are_compared_exactly(metric: Any) -> None:
+    """Cosine compares them as they are, so by how much they miss unit length is part of the bound."""
+    rng = np.random.default_rng(11)
+    center = rng.normal(size=16)
+    center /= np.linalg.norm(center)
+    matrix = center + rng.normal(scale=2e-5, size=(500, 16))
+    matrix /= np.linalg.norm(matrix, axis=1, keepdims=True)
+    matrix = (matrix * (1 + rng.uniform(-9e-4, 9e-4, size=(500, 1)))).astype(np.float32)
+    with EventStore() as store, VectorIndex(store, metric=metric, segment_rows=64) as index:
+        store.add_many([""] * 500, vectors=matrix)
+        for query in (center + rng.normal(scale=0.2, size=(10, 16))).astype(np.float32):
+            scores = [score_of(metric, query.astype(float).tolist(), row) for row in matrix.astype(float).tolist()]
+            expected = sorted((-number, position) for position, number in enumerate(scores, 1))[:10]
+            assert [(hit.position, hit.score) for hit in index.search(query)] == [(at, -n) for n, at in expected]
+
+
+@pytest.mark.parametrize("metric", ["ip", "l2"])
+def test_one_long_row_does_not_make_every_row_a_candidate(metric: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The bound is that of the rows asked for in each segment, not of the longest that ever was."""
+    from projections import nearest as module
+
+    rescored: list[int] = []
+    original = module._best
+    monkeypatch.setattr(module, "_best", lambda s, q, rows, k: (rescored.append(len(rows)), original(s, q, rows, k))[1])
+    rng = np.random.default_rng(2)
+    matrix = rng.normal(size=(2000, 32)).astype(np.float32)
+    with EventStore() as store, VectorIndex(store, metric=metric, segment_rows=100) as index:
+        store.add_many([""] * 2000, vectors=matrix)
+        long = store.add("long", vector=matrix[0] * 1e6)
+        index.search(matrix[1])
+        store.delete(long.memory_id)
+        index.search(matrix[1])
+    assert max(rescored) < 400
+
+
+def test_an_interrupted_filter_finds_everything_the_next_time(
+    store: EventStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Half-filled bitmaps are thrown away."""
+    from projections.metadata_index import _Column
+
+    index = VectorIndex(store)
+    original = _Column.settle
+    monkeypatch.setattr(_Column, "settle", lambda self: (_ for _ in ()).throw(KeyboardInterrupt()))
+    with pytest.raises(KeyboardInterrupt):
+        index.search("tea", filter={"user": "alice"})
+    monkeypatch.setattr(_Column, "settle", original)
+    assert len(index.search("tea", filter={"user": "alice"})) == 2
+
+
+def test_a_text_that_embeds_to_zeros_is_refused_like_a_vector_of_zeros() -> None:
+    """Cosine has no direction to compare."""
+    with EventStore(embedder=lambda texts: np.zeros((len(texts), 2)), allow_zero_vectors=True) as store:
+        store.add("x")
+        with pytest.raises(InvalidVector, match="zeros"):
+            VectorIndex(store).search("x")
+
+
+def test_a_min_score_that_is_no_number_is_refused(store: EventStore) -> None:
+    """NaN compares with nothing."""
+    with pytest.raises(InvalidOperation, match="min_score"):
+        VectorIndex(store).search("tea", min_score=float("nan"))

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import shlex
+
 import click
 
 from eventstore import AsOf, EventStore
@@ -53,5 +55,5 @@ def _told(store: EventStore, database: str, done: Restored, dry_run: bool) -> st
         return f"would change back to {target}: {summary(done.diff)}; nothing was changed"
     return (
         f"restored to {target}: {summary(done.diff)}, in {counted(len(done.events), 'new event')}\n"
-        f"to undo it: replay restore {path_text(database)} --as-of {done.position_before}"
+        f"to undo it: replay restore {shlex.quote(path_text(database))} --as-of {done.position_before}"
     )
