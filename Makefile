@@ -14,7 +14,7 @@ PYTEST := $(PY) -m pytest -n $(JOBS) --maxprocesses=8 --dist=worksteal
 export REPO
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test test-long check format clean distclean
+.PHONY: help demo test test-long torture check format clean distclean
 
 help: ## this list
 	@grep -hE '^[a-z-]+:.*## ' Makefile | awk -F ':.*## ' '{ printf "  make %-10s %s\n", $$1, $$2 }'
@@ -29,6 +29,9 @@ test: $(STAMP) ## all tests but the slow ones, in parallel
 
 test-long: $(STAMP) ## all tests, twenty times the generated examples
 	ASOF_PROFILE=long $(PYTEST) -m "" --timeout=7200 $(ARGS)
+
+torture: $(STAMP) ## processes killed, power lost and disks failing, thousands of times each
+	ASOF_PROFILE=long $(PYTEST) tests/crash -rP --timeout=7200 $(ARGS)
 
 check: $(STAMP) ## lint, format, types
 	$(PY) -m ruff check .
