@@ -47,9 +47,7 @@ def imports(path: Path) -> Iterator[tuple[int, str]]:
         elif isinstance(node, ast.ImportFrom) and node.level == 0 and node.module:
             yield node.lineno, node.module.split(".")[0]
         elif isinstance(node, ast.Call) and node.args and isinstance(node.args[0], ast.Constant):
-            function = (
-                node.func.attr if isinstance(node.func, ast.Attribute) else getattr(node.func, "id", "")
-            )
+            function = node.func.attr if isinstance(node.func, ast.Attribute) else getattr(node.func, "id", "")
             if function in ("import_module", "__import__") and isinstance(node.args[0].value, str):
                 yield node.lineno, node.args[0].value.split(".")[0]
 
@@ -67,11 +65,7 @@ def exported(init: Path) -> list[str] | None:
 def test_imports_run_one_way(path: Path) -> None:
     """replay may import projections and eventstore, projections eventstore, eventstore neither."""
     forbidden = FORBIDDEN[path.relative_to(ROOT).parts[0]]
-    found = [
-        f"{name(path)}:{line} imports {top}: {forbidden[top]}"
-        for line, top in imports(path)
-        if top in forbidden
-    ]
+    found = [f"{name(path)}:{line} imports {top}: {forbidden[top]}" for line, top in imports(path) if top in forbidden]
     assert found == []
 
 

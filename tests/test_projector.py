@@ -166,3 +166,11 @@ def test_an_index_interrupted_while_adding_starts_over(store: EventStore, monkey
     monkeypatch.undo()
     assert index.search([1.0, 2.0], 30) == expected
     assert index.faults() == []
+
+
+def test_a_progress_callback_may_search(store: EventStore) -> None:
+    """It is called between two steps, with nothing locked against its own thread."""
+    index = VectorIndex(store)
+    found: list[int] = []
+    index.catch_up(progress=lambda done, total: found.append(len(index.search([1.0, 1.0], 3))))
+    assert found == [3]
