@@ -15,6 +15,7 @@ from eventstore.errors import DimensionMismatch, InvalidMetadata, InvalidOperati
 from eventstore.events import Vector
 
 __all__ = [
+    "MAX_DEPTH",
     "MAX_DIMENSION",
     "MAX_ID_LENGTH",
     "check_content",
@@ -111,13 +112,13 @@ def _with_floats(metadata: dict[str, Any]) -> str:
 
 
 _SCALARS = (str, int, bool, type(None))
-_DEPTH = 64
+MAX_DEPTH = 64
 
 
 def _fault(path: str, value: Any, depth: int = 0) -> str | None:
     """What about `value` is not JSON, in words, or None."""
-    if depth > _DEPTH:
-        return f"{path[:80]} is nested more than {_DEPTH} deep: flatten it"
+    if depth > MAX_DEPTH:
+        return f"{path[:80]} is nested more than {MAX_DEPTH} deep: flatten it"
     kind = type(value)
     if kind is dict:
         for key, inner in value.items():

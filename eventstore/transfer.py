@@ -6,7 +6,6 @@ import contextlib
 import json
 import operator
 import os
-import re
 import secrets
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
@@ -18,7 +17,7 @@ import orjson
 
 from eventstore.append import SALT_LENGTH, Recorded
 from eventstore.checked import chunks
-from eventstore.checks import check_id
+from eventstore.checks import MAX_DEPTH, check_id
 from eventstore.errors import AsofError, ImportFailed, InvalidInstant, InvalidOperation, StorageError
 from eventstore.events import Event, Vector, vector_of
 from eventstore.hashing import payload_digest
@@ -29,7 +28,6 @@ from eventstore.writer import Transaction, Writer
 __all__ = ["ImportResult", "export_records", "import_records", "read_json_lines", "write_whole"]
 
 _RECORDS_AT_ONCE = 1000
-_LONG_NUMBER = re.compile(rb"(?<![\d.])\d{19,}(?![\d.eE])")
 
 _OPERATIONS: dict[str, type[Add | Update | Delete]] = {
     "ADD": Add,
@@ -263,9 +261,11 @@ def _records(stream: IO[bytes], vectors: Vector | None) -> Iterator[dict[str, An
         if not text.strip() and not stream.read().strip():
             return  # many tools end a file with empty lines
         try:
-            # orjson rounds a number past 64 bits to a float, which would be recorded for it.
-            record = json.loads(text) if _LONG_NUMBER.search(text) else orjson.loads(text)
-        except ValueError as error:
+            record = orjson.loads(text)
+            if isinstance(record, dict) and any(_is_vast(value) for key, value in record.items() if key != "vector"):
+                # Perhaps a whole number past 64 bits, which orjson rounds to a float: that must not be recorded for it.
+                record = json.loads(text)
+        except (ValueError, RecursionError) as error:
             raise ImportFailed(f"line {line}: not JSON ({error}); nothing was imported", line) from None
         if not isinstance(record, dict):
             raise ImportFailed(f"line {line}: not a JSON object; nothing was imported", line)
@@ -273,6 +273,16 @@ def _records(stream: IO[bytes], vectors: Vector | None) -> Iterator[dict[str, An
         if row is not None and not isinstance(row, list):
             record["vector"] = _vector_row(row, vectors, line)
         yield record
+
+
+def _is_vast(value: Any, depth: int = 0) -> bool:
+    if isinstance(value, float):
+        return abs(value) >= 2**63
+    if depth > MAX_DEPTH:
+        return False  # refused for that soon enough
+    if isinstance(value, dict):
+        return any(_is_vast(inner, depth + 1) for inner in value.values())
+    return isinstance(value, list) and any(_is_vast(inner, depth + 1) for inner in value)
 
 
 def _vector_row(row: Any, vectors: Vector | None, line: int) -> Vector:

@@ -27,9 +27,18 @@ ROOT = Path(__file__).resolve().parent.parent.parent
 SECONDS_A_MUTANT = 120
 
 STORE = ["tests/test_store_append.py", "tests/test_store_retry.py", "tests/test_store_chain.py"]
-STORE += ["tests/test_store_batches.py", "tests/test_store_time.py", "tests/test_kit_contracts.py::TestEventStore"]
+STORE += [
+    "tests/test_store_transfer.py",
+    "tests/test_store_batches.py",
+    "tests/test_store_time.py",
+    "tests/test_kit_contracts.py::TestEventStore",
+]
 INDEX = ["tests/test_projector.py", "tests/test_vector_index_search.py", "tests/test_vector_index_checkpoints.py"]
-INDEX += ["tests/test_row_table.py", "tests/test_kit_contracts.py::TestVectorIndex"]
+INDEX += [
+    "tests/test_row_table.py",
+    "tests/test_vector_index_overflow.py",
+    "tests/test_kit_contracts.py::TestVectorIndex",
+]
 REPLAY = [
     "tests/test_row_table.py",
     "tests/test_replay_state.py",

@@ -1,0 +1,1 @@
+"""What asof costs beside what its parts cost: `python -m benchmarks --help`."""
