@@ -89,13 +89,9 @@ class CarefulAgentMachine(AgentMachine):
     agent_class = CarefulAgent
 
 
-# A run of ten steps meets the bug soon, and short runs are quick to shrink.
+# A run of twenty steps meets the bug soon, and short runs are quick to shrink.
 SEARCH = settings(
-    max_examples=1000,
-    stateful_step_count=10,
-    deadline=None,
-    derandomize=True,
-    phases=[Phase.generate, Phase.shrink],
+    max_examples=1000, stateful_step_count=20, deadline=None, database=None, phases=[Phase.generate, Phase.shrink]
 )
 
 

@@ -155,7 +155,8 @@ class TestARepository:
         output, _ = shown
         assert "\x1b" not in output
         long = [line for line in output.splitlines() if len(line) > 80]
-        assert [line for line in long if not line.startswith(">>> ") and " -m replay " not in line] == []
+        code = re.compile(r">>> |\S*(python -m replay|/replay) ")
+        assert [line for line in long if not code.match(line)] == []
 
     def test_the_store_is_the_repository(self, shown: tuple[str, Path], repository: Path) -> None:
         """What it leaves behind holds the files as they are, and is sound; the forged copy is not."""
