@@ -49,7 +49,7 @@ TARGETS = {
     "append": ("eventstore/append.py", STORE),
     "versions": (
         "eventstore/versions.py",
-        ["tests/test_store_reads.py", "tests/test_kit_contracts.py::TestEventStore"],
+        ["tests/test_version_table.py", "tests/test_store_reads.py", "tests/test_kit_contracts.py::TestEventStore"],
     ),
     "rows": ("projections/rows.py", INDEX),
     "nearest": ("projections/nearest.py", INDEX),
