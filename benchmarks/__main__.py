@@ -201,7 +201,7 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=5, help="rounds that count, after one that does not (default 5)")
     parser.add_argument("--json", type=Path, help="write the results there too")
     options = parser.parse_args()
-    faiss.omp_set_num_threads(os.cpu_count() or 1)
+    faiss.omp_set_num_threads(1)  # one query is one thread of work: more only wait for each other
     vectors = clustered(options.rows)
     with tempfile.TemporaryDirectory() as name:
         found = ingest(Path(name), vectors, options.rounds) + reading(Path(name), vectors, options.rounds)
