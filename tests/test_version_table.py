@@ -47,3 +47,15 @@ def test_what_no_append_can_have_written_is_refused(events: tuple[tuple[int, int
     assert table.position == 5
     extend(table, (6, 3, True))
     assert table.current(6).tolist() == [5]
+
+
+@pytest.mark.parametrize("events", [1, 1023, 1024, 1025, 3000])
+@pytest.mark.parametrize("before", [0, 1, 1024])
+def test_the_table_grows_to_any_length(events: int, before: int) -> None:
+    """In one step or two, past what it had room for, and exactly to it."""
+    table = VersionTable()
+    adds = [(position, 0, False) for position in range(1, before + events + 1)]
+    for some in (adds[:before], adds[before:]):
+        if some:
+            extend(table, *some)
+    assert table.current(len(adds)).tolist() == list(range(1, len(adds) + 1))
