@@ -174,3 +174,13 @@ def test_a_progress_callback_may_search(store: EventStore) -> None:
     found: list[int] = []
     index.catch_up(progress=lambda done, total: found.append(len(index.search([1.0, 1.0], 3))))
     assert found == [3]
+
+
+def test_whole_events_without_an_embedding_of_their_own_are_taken(store: EventStore) -> None:
+    """An update that keeps its vector, handed over by itself, points at one that is indexed already."""
+    store.update("3", metadata={"x": 1})
+    index = VectorIndex(store)
+    for event in store.events():
+        index.apply([event])
+    assert index.position == 26
+    assert index.faults() == []
