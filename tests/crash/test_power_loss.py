@@ -43,9 +43,8 @@ def library(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.mark.parametrize("name", [name for name in SCENARIOS if "normal" not in name])
 def test_power_lost_with_full_durability(name: str, tmp_path: Path, library: Path) -> None:
     """After any change to any file: nothing acknowledged is lost, and nothing is left in part."""
-    assert (
-        lab.run(lose_power, tmp_path, name, LOSSES_A_SCENARIO, library=library)["losses"] >= 2
-    )  # distinct states drawn
+    # States that are the same count once, and short works have few: enough are drawn that five differ.
+    assert lab.run(lose_power, tmp_path, name, 2 * LOSSES_A_SCENARIO, library=library)["losses"] >= 5
 
 
 def test_power_lost_with_normal_durability(tmp_path: Path, library: Path) -> None:
