@@ -13,7 +13,7 @@ from eventstore.connections import Connections
 from eventstore.errors import CorruptHistory
 from eventstore.events import EventRow, PayloadRow
 from eventstore.hashing import GENESIS, event_hash, payload_digest
-from eventstore.queries import HEADERS, PAYLOADS, PLAIN_HEADERS, EventSelection
+from eventstore.queries import HEADERS, PAYLOADS, PLAIN_HEADERS, WHOLE, EventSelection
 
 __all__ = ["CheckedRows", "chunks"]
 
@@ -43,6 +43,22 @@ class CheckedRows:
             found.update((header.seq, header) for header in rows)
             self._require(some, found)
         return found
+
+    def whole(self, positions: Iterable[int]) -> tuple[dict[int, EventRow], dict[int, PayloadRow]]:
+        """The headers and the payloads at `positions`; every one of them has to be there."""
+        headers: dict[int, EventRow] = {}
+        payloads: dict[int, PayloadRow] = {}
+        width = len(EventRow._fields) + 1
+        for some in chunks(positions, _SOME):
+            sql = f"{WHOLE} WHERE e.seq IN ({','.join('?' * len(some))})"
+            rows = self._connections.fetch(sql, [int(position) for position in some])
+            found = self._checked(row[:width] for row in rows)
+            headers.update((header.seq, header) for header in found)
+            self._require(some, headers)
+            held = {row[0]: PayloadRow._make(row[width:]) for row in rows if row[width] is not None}
+            self._check_payloads(found, held)
+            payloads.update(held)
+        return headers, payloads
 
     def page(self, selection: EventSelection, limit: int) -> list[EventRow]:
         """The first `limit` headers of a selection, in its order; a whole range has to be without gaps."""

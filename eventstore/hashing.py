@@ -12,6 +12,7 @@ Integers are int64 little-endian, text is UTF-8, blobs are as they are: what the
 from __future__ import annotations
 
 import struct
+from collections.abc import Callable
 from functools import lru_cache
 from hashlib import sha256
 
@@ -22,6 +23,7 @@ GENESIS = bytes(32)
 
 _EVENT_TAG = b"asof.event.1"
 _PAYLOAD_TAG = b"asof.payload.1"
+_NONE = 0xFFFFFFFF
 _NULL = b"\xff\xff\xff\xff"
 _LENGTH = struct.Struct("<I").pack
 _INTEGER = struct.Struct("<Iq").pack
@@ -44,7 +46,26 @@ def _blob(value: bytes | None) -> bytes:
 
 def payload_digest(salt: bytes, content: str | None, metadata: str | None, embedding: bytes | None) -> bytes:
     """SHA-256 of a payload row: tag, salt, content, metadata (its JSON text), embedding."""
-    return sha256(b"".join((_PAYLOAD_TAG, _blob(salt), _text(content), _text(metadata), _blob(embedding)))).digest()
+    if content is None or metadata is None or embedding is None:
+        fields = (_PAYLOAD_TAG, _blob(salt), _text(content), _text(metadata), _blob(embedding))
+        return sha256(b"".join(fields)).digest()
+    # What most payloads are, written out: this runs for every event that is written or read.
+    text, json = content.encode(), metadata.encode()
+    return sha256(
+        b"".join(
+            (
+                _PAYLOAD_TAG,
+                _LENGTH(len(salt)),
+                salt,
+                _LENGTH(len(text)),
+                text,
+                _LENGTH(len(json)),
+                json,
+                _LENGTH(len(embedding)),
+                embedding,
+            )
+        )
+    ).digest()
 
 
 @lru_cache(maxsize=64)
@@ -97,27 +118,42 @@ def event_hash(
 
     The parameters after `previous` are the columns of `events` in their order, without `hash`.
     """
-    # Written out, not by _text and _integer: this runs for every event that is written or read.
+    # One pack, not a piece at a time: this runs for every event that is written or read.
     event, memory, kind = event_id.encode(), memory_id.encode(), type.encode()
+    lengths = len(previous), len(event), len(memory), len(kind), len(digest)
+    before = (_NONE,) if prev_seq is None else (8, prev_seq)
+    holder = (_NONE,) if embedding_seq is None else (8, embedding_seq)
+    pack = _layout(*lengths, prev_seq is None, embedding_seq is None)
     return sha256(
-        b"".join(
-            (
-                _EVENT_TAG,
-                previous,
-                _INTEGER(8, seq),
-                _LENGTH(len(event)),
-                event,
-                _LENGTH(len(memory)),
-                memory,
-                _INTEGER(8, version),
-                _NULL if prev_seq is None else _INTEGER(8, prev_seq),
-                _INTEGER(8, add_seq),
-                _NULL if embedding_seq is None else _INTEGER(8, embedding_seq),
-                _LENGTH(len(kind)),
-                kind,
-                _LENGTH(len(digest)),
-                digest,
-                _shared_fields(recorded_at, occurred_at, actor_id, role, reason, correlation_id, causation_id, source),
-            )
+        pack(
+            _EVENT_TAG,
+            previous,
+            8,
+            seq,
+            lengths[1],
+            event,
+            lengths[2],
+            memory,
+            8,
+            version,
+            *before,
+            8,
+            add_seq,
+            *holder,
+            lengths[3],
+            kind,
+            lengths[4],
+            digest,
         )
+        + _shared_fields(recorded_at, occurred_at, actor_id, role, reason, correlation_id, causation_id, source)
     ).digest()
+
+
+@lru_cache(maxsize=512)
+def _layout(
+    previous: int, event: int, memory: int, kind: int, digest: int, no_prev: bool, no_holder: bool
+) -> Callable[..., bytes]:
+    # "<" packs without padding, as the fields follow each other.
+    before, holder = ("I" if missing else "Iq" for missing in (no_prev, no_holder))
+    form = f"<12s{previous}sIqI{event}sI{memory}sIq{before}Iq{holder}I{kind}sI{digest}s"
+    return struct.Struct(form).pack

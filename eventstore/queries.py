@@ -12,11 +12,15 @@ from typing import Any
 
 from eventstore.schema import EVENT_COLUMNS
 
-__all__ = ["CURRENT_POSITION", "HEAD", "HEADERS", "PAYLOADS", "PLAIN_HEADERS", "POSITION_AT", "EventSelection"]
+__all__ = ["CURRENT_POSITION", "HEAD", "HEADERS", "PAYLOADS", "PLAIN_HEADERS", "POSITION_AT", "WHOLE", "EventSelection"]
 
 # A header is checked against the hash of the event before, so that comes with it.
 _HEADER = ", ".join(f"e.{name}" for name in EVENT_COLUMNS)
 HEADERS = f"SELECT {_HEADER}, (SELECT hash FROM events WHERE seq = e.seq - 1) FROM events e"
+WHOLE = (
+    f"SELECT {_HEADER}, (SELECT hash FROM events WHERE seq = e.seq - 1), p.seq, p.salt, p.content, p.metadata,"
+    " p.embedding FROM events e NOT INDEXED LEFT JOIN payloads p ON p.seq = e.seq"
+)
 PLAIN_HEADERS = f"SELECT {', '.join(EVENT_COLUMNS)} FROM events NOT INDEXED"
 PAYLOADS = "SELECT seq, salt, content, metadata, embedding FROM payloads"
 

@@ -180,9 +180,8 @@ class Reader:
     def memories(self, positions: Iterable[int]) -> Iterator[Memory]:
         """The memories as the events at `positions` left them, in that order."""
         for some in chunks(positions, _PAGE):
-            headers = self._rows.headers(some)
+            headers, payloads = self._rows.whole(some)
             added = self._rows.headers(sorted({header.add_seq for header in headers.values()} - headers.keys()))
-            payloads = self._rows.payloads(headers.values())
             for position in some:
                 header = headers[position]
                 added_by = headers.get(header.add_seq) or added[header.add_seq]

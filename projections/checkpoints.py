@@ -29,7 +29,7 @@ try:
 except ImportError:  # Windows: two processes that checkpoint at once may each lose a generation, never data
     fcntl = None  # type: ignore[assignment]
 
-__all__ = ["CheckpointWarning", "Checkpoints", "DataFile", "Manifest", "Unusable"]
+__all__ = ["CheckpointWarning", "Checkpoints", "DataFile", "Manifest", "SegmentFiles", "Unusable"]
 
 _GENERATION = re.compile(r"generation-(\d{6,12})\.json")
 _KEPT_GENERATIONS = 2
@@ -57,15 +57,28 @@ class _Strict(BaseModel):
 class DataFile(_Strict):
     """A data file: its name in the directory, its length in bytes, and its SHA-256."""
 
-    name: str = Field(pattern=r"^(rows|segment)-[0-9a-z.-]{1,80}$")
+    name: str = Field(pattern=r"^(rows|vectors|codes|metadata)-[0-9a-z.-]{1,80}$")
     size: int = Field(ge=0)
     sha256: str = Field(pattern=r"^[0-9a-f]{64}$")
+
+
+class SegmentFiles(_Strict):
+    """The files of one segment: the vectors as recorded; the codes of a full one; metadata where filters need them."""
+
+    vectors: DataFile
+    codes: DataFile | None = None
+    metadata: DataFile | None = None
+
+    @property
+    def all(self) -> list[DataFile]:
+        """Those that there are."""
+        return [file for file in (self.vectors, self.codes, self.metadata) if file is not None]
 
 
 class Manifest(_Strict):
     """What a generation holds: the index at `position` of the history whose hash there is `head_hash`."""
 
-    format: Literal[1] = 1
+    format: Literal[2] = 2
     position: int = Field(ge=1)
     head_hash: str = Field(pattern=r"^[0-9a-f]{64}$")
     dimension: int = Field(ge=1)
@@ -74,7 +87,7 @@ class Manifest(_Strict):
     metric: str
     faiss_version: str
     table: DataFile
-    segments: list[DataFile]
+    segments: list[SegmentFiles]
 
 
 def _digest_of(manifest: Manifest) -> str:
@@ -122,18 +135,34 @@ class Checkpoints:
 
     def read_data(self, file: DataFile) -> bytes:
         """The bytes of a data file, checked; `Unusable` if they are not what the manifest says."""
-        path = self.directory / file.name
+        path = self.look_at(file)
         try:
-            if path.stat().st_size != file.size:
-                raise Unusable(f"{file.name} has {path.stat().st_size} bytes instead of {file.size}")
             content = path.read_bytes()
         except OSError as error:
             raise _not_read(path, error) from error
         if sha256(content).hexdigest() != file.sha256:
+            self._good.discard(file.name)
             self._set_aside(path)
             raise Unusable(f"{file.name} does not match its digest")
-        self._good.add(file.name)
         return content
+
+    def look_at(self, file: DataFile) -> Path:
+        """The path of a data file that is there and has the right length; what it holds is not read."""
+        path = self.directory / file.name
+        try:
+            size = path.stat().st_size
+        except OSError as error:
+            raise _not_read(path, error) from error
+        if size != file.size:
+            raise Unusable(f"{file.name} has {size} bytes instead of {file.size}")
+        self._good.add(file.name)
+        return path
+
+    def write_again(self, file: DataFile, content: bytes | memoryview) -> None:
+        """Put a data file that was found damaged back as it was; the damaged one is set aside."""
+        self._good.discard(file.name)
+        self._set_aside(self.directory / file.name)
+        self.write_data(file.name.rsplit("-", 1)[0], content)
 
     def set_aside(self, path: Path, reason: Unusable) -> None:
         """Rename a generation that cannot be used, and warn: the history fills in. What may be good stays there."""
@@ -249,7 +278,7 @@ class Checkpoints:
 
 
 def _names_of(manifest: Manifest) -> set[str]:
-    return {manifest.table.name, *(segment.name for segment in manifest.segments)}
+    return {manifest.table.name, *(file.name for segment in manifest.segments for file in segment.all)}
 
 
 def _not_read(path: Path, error: OSError) -> Unusable:

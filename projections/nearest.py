@@ -1,8 +1,8 @@
-"""The exact nearest rows: FAISS proposes by float32 score, float64 decides.
+"""The exact nearest rows: codes propose, float64 decides.
 
-A float32 score is off by at most a known bound. At least k rows truly score the k-th largest of "score less bound";
-so once the candidates hold every row whose score and bound reach that, they hold the true k best, and rescoring them in
-float64 gives the answer that scoring all rows would give, whatever FAISS, BLAS and the cut into segments did.
+A proposed score comes with the ends between which the exact one lies. Once k rows are scored exactly, only rows whose
+upper end reaches the k-th of those can still be among the k best. When all such are scored, the answer is the one that
+scoring every row would give, whatever FAISS, BLAS and the cut into segments did.
 """
 
 from __future__ import annotations
@@ -10,15 +10,19 @@ from __future__ import annotations
 import math
 
 import numpy as np
+import numpy.typing as npt
 
 from eventstore import Vector
-from projections.scoring import Floats, error_bound, exact_scores, norms_of
-from projections.segments import Approximate, Mask, Rows, Segments
+from projections.scoring import Floats, Query, Scored, exact_scores
+from projections.segments import Mask, Rows, Segments
 
 __all__ = ["nearest"]
 
-_SPARE = 16
-_ROWS_AT_ONCE = 8192
+# More than k rows reach the k-th score by their upper ends: 30 or so on sentence embeddings, for k = 10.
+_SPARE = 48
+# So few rows are scored at once: going through codes would cost more.
+_FEW = 64
+_ROWS_AT_ONCE = 4096
 
 
 def nearest(segments: Segments, query: Vector, k: int, selected: Mask) -> tuple[Rows, Floats]:
@@ -27,58 +31,19 @@ def nearest(segments: Segments, query: Vector, k: int, selected: Mask) -> tuple[
     Equal scores are in the order of rows, which is that of positions. `query` is float32, shape `(dimension,)`;
     `selected` covers the first `len(selected)` rows, later ones are left out.
     """
-    counts = _selected_by_part(segments, selected)
+    size = segments.segment_rows
+    counts = [int(np.count_nonzero(selected[start : start + size])) for start in range(0, len(selected), size)]
     total = sum(counts)
-    if not total:
-        return np.empty(0, dtype=np.int64), np.empty(0, dtype=np.float64)
-    k = min(k, total)
-    if k == total:
-        return _best(segments, query, np.flatnonzero(selected).astype(np.int64), k)
-    query_norm = float(norms_of(query[None, :])[0])
-    asked = query
-    if segments.metric == "cosine":
-        asked = (query.astype(np.float64) / query_norm).astype(np.float32)
-    return _best(segments, query, _candidates(segments, asked, query_norm, k, selected, counts), k)
-
-
-def _selected_by_part(segments: Segments, selected: Mask) -> list[int]:
-    size = segments.segment_rows
-    return [int(np.count_nonzero(selected[start : start + size])) for start in range(0, len(selected), size)]
-
-
-def _candidates(
-    segments: Segments, query: Vector, query_norm: float, k: int, selected: Mask, counts: list[int]
-) -> Rows:
-    """Every row that can be among the `k` best by its float32 score and its part's bound, and perhaps more."""
-    size = segments.segment_rows
-    masks, bounds = {}, {}
-    for number, count in enumerate(counts):
-        if count:
-            part = segments.parts[number]
-            masks[number] = _mask_of(selected[number * size : (number + 1) * size], part.rows, count)
-            norm = part.largest_norm_of(masks[number])
-            bounds[number] = error_bound(segments.metric, segments.dimension, query_norm, norm, part.unit_error)
-    # Where float32 could overflow it says nothing: those rows are candidates, all of them.
-    kept = [_rows_of(masks[n], segments.parts[n].rows) + n * size for n, bound in bounds.items() if math.isinf(bound)]
-    asking = {n: min(k + _SPARE, counts[n]) for n, bound in bounds.items() if not math.isinf(bound)}
-    found: dict[int, Approximate] = {}
-    least = -math.inf
-    while asking:
-        for number, most in asking.items():
-            found[number] = segments.parts[number].search(query, most, masks[number], counts[number])
-        # At least k rows score this much, so what cannot reach it is not among the k best.
-        lowest = np.concatenate([part.scores - bounds[number] for number, part in found.items()])
-        if len(lowest) >= k:
-            least = float(np.partition(lowest, len(lowest) - k)[len(lowest) - k])
-        # A part whose cut lies above that may hold more such rows: it is asked again for more.
-        asking = {
-            number: min(4 * len(part.rows), counts[number])
-            for number, part in found.items()
-            if part.rest + bounds[number] >= least and part.rest > -math.inf
-        }
-    for number, near in found.items():
-        kept.append(near.rows[near.scores + bounds[number] >= least] + number * size)
-    return np.concatenate(kept)
+    if total <= max(k, _FEW):
+        contest = _Contest(segments, query, k)
+        contest.score(np.flatnonzero(selected).astype(np.int64))
+        return contest.best()
+    masks = {
+        number: _mask_of(selected[number * size : (number + 1) * size], segments.parts[number].rows, count)
+        for number, count in enumerate(counts)
+        if count
+    }
+    return _contested(segments, query, k, masks, counts)
 
 
 def _mask_of(selected: Mask, rows: int, count: int) -> Mask | None:
@@ -90,16 +55,49 @@ def _mask_of(selected: Mask, rows: int, count: int) -> Mask | None:
     return selected
 
 
-def _rows_of(mask: Mask | None, rows: int) -> Rows:
-    return np.arange(rows) if mask is None else np.flatnonzero(mask).astype(np.int64)
+def _contested(
+    segments: Segments, query: Vector, k: int, masks: dict[int, Mask | None], counts: list[int]
+) -> tuple[Rows, Floats]:
+    contest, asked = _Contest(segments, query, k), Query(segments.metric, query)
+    found: dict[int, Scored] = {}
+    asking = dict.fromkeys(masks, k + _SPARE)
+    while asking:
+        for number, most in asking.items():
+            found[number] = segments.parts[number].search(asked, most, masks[number], counts[number])
+        rows = np.concatenate([part.rows + number * segments.segment_rows for number, part in found.items()])
+        upper = np.concatenate([part.upper for part in found.values()])
+        if contest.least == -math.inf:
+            contest.score(rows[np.argpartition(-upper, k - 1)[:k]])
+        contest.score(rows[upper >= contest.least])
+        # What a part left out may still reach the k-th score: it is asked again for more.
+        asking = {n: 4 * len(part.rows) for n, part in found.items() if part.rest >= contest.least}
+    return contest.best()
 
 
-def _best(segments: Segments, query: Vector, rows: Rows, k: int) -> tuple[Rows, Floats]:
-    scores = np.empty(len(rows), dtype=np.float64)
-    for start in range(0, len(rows), _ROWS_AT_ONCE):
-        some = rows[start : start + _ROWS_AT_ONCE]
-        scores[start : start + len(some)] = exact_scores(
-            segments.metric, query, segments.vectors(some), segments.norms(some)
-        )
-    order = np.lexsort((rows, -scores))[:k]
-    return rows[order], scores[order]
+class _Contest:
+    """Rows scored exactly so far. `least` is the k-th best of them, minus infinity while there are fewer."""
+
+    def __init__(self, segments: Segments, query: Vector, k: int) -> None:
+        self._segments = segments
+        self._query = query
+        self._k = k
+        self._rows: Rows = np.empty(0, dtype=np.int64)
+        self._scores: Floats = np.empty(0, dtype=np.float64)
+        self.least = -math.inf
+
+    def score(self, rows: Rows) -> None:
+        """Score those of the rows that are not yet."""
+        fresh = rows[~np.isin(rows, self._rows)] if len(self._rows) else rows
+        for start in range(0, len(fresh), _ROWS_AT_ONCE):
+            some = fresh[start : start + _ROWS_AT_ONCE]
+            scores = exact_scores(self._segments.metric, self._query, self._segments.vectors(some))
+            self._rows = np.concatenate([self._rows, some])
+            self._scores = np.concatenate([self._scores, scores])
+        if len(self._scores) >= self._k:
+            place = len(self._scores) - self._k
+            self.least = float(np.partition(self._scores, place)[place])
+
+    def best(self) -> tuple[Rows, Floats]:
+        """The `k` best, equal scores in the order of rows."""
+        order: npt.NDArray[np.intp] = np.lexsort((self._rows, -self._scores))[: self._k]
+        return self._rows[order], self._scores[order]

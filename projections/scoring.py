@@ -1,4 +1,4 @@
-"""Scores: exact ones in float64, and how far FAISS's float32 ones can be from them.
+"""Scores: exact ones in float64, and how far quick ones can be from them.
 
 A score is a pure function of the query and one recorded vector, summed in a fixed order (`_sums`). So it does not
 depend on which other rows are scored beside it, nor on how they were found.
@@ -6,21 +6,34 @@ depend on which other rows are scored beside it, nor on how they were found.
 
 from __future__ import annotations
 
-from typing import Literal, get_args
+from dataclasses import dataclass
+from typing import Any, Literal, get_args
 
 import numpy as np
 import numpy.typing as npt
 
-from eventstore import InvalidOperation
+from eventstore import InvalidOperation, Vector
 
-__all__ = ["Metric", "check_metric", "error_bound", "exact_scores", "norms_of"]
+__all__ = [
+    "LARGE",
+    "SMALL",
+    "Metric",
+    "Query",
+    "Scored",
+    "check_metric",
+    "distance_bounds",
+    "exact_scores",
+    "norms_of",
+    "quick_norms",
+    "quick_scores",
+    "rounding",
+]
 
 Metric = Literal["cosine", "ip", "l2"]
 Floats = npt.NDArray[np.float64]
 
-_UNIT_ROUNDOFF = 2.0**-24  # of float32
-_SMALLEST_NORMAL = 2.0**-126
-_OVERFLOW = 1e37  # well below float32's largest, 3.4e38
+# Where squares and products stay far from float32's ends, 1e-38 and 3e38.
+SMALL, LARGE = 1e-12, 1e12
 
 
 def check_metric(metric: str) -> Metric:
@@ -45,45 +58,95 @@ def _sums(terms: Floats) -> Floats:
     return terms[:, 0].copy()
 
 
-def norms_of(vectors: npt.NDArray[np.float32]) -> Floats:
-    """Euclidean norms of the rows, in float64, shape `(rows,)`."""
+def norms_of(vectors: Vector) -> Floats:
+    """Euclidean norms of the rows, in float64, summed in the fixed order, shape `(rows,)`."""
     wide = vectors.astype(np.float64)
     wide *= wide
     return np.sqrt(_sums(wide))
 
 
-def exact_scores(
-    metric: Metric, query: npt.NDArray[np.float32], vectors: npt.NDArray[np.float32], norms: Floats
-) -> Floats:
+def exact_scores(metric: Metric, query: Vector, vectors: Vector) -> Floats:
     """The scores of rows, shape `(rows,)`; higher is better.
 
     cosine: q.x / (|q| |x|), 0 where x is all zeros. ip: q.x. l2: minus the squared distance, -|q - x|^2.
-    `norms` are those of the rows, from `norms_of`.
     """
     wide, asked = vectors.astype(np.float64), query.astype(np.float64)
     if metric == "l2":
-        difference = wide - asked
-        difference *= difference
-        return 0.0 - _sums(difference)
-    wide *= asked
-    products = _sums(wide)
+        wide -= asked
+        wide *= wide
+        return 0.0 - _sums(wide)
+    products = _sums(wide * asked)
     if metric == "ip":
         return products
-    scale = norms * norms_of(query[None, :])[0]
+    wide *= wide
+    scale = np.sqrt(_sums(wide)) * norms_of(query[None, :])[0]
     cosines: Floats = np.divide(products, scale, out=np.zeros_like(products), where=scale > 0)
     return cosines
 
 
-def error_bound(metric: Metric, dimension: int, query_norm: float, largest_norm: float, unit_error: float) -> float:
-    """How far a float32 score can be from the exact one, whatever the order of summation; inf where it may overflow.
+def quick_norms(vectors: Vector) -> Floats:
+    """Euclidean norms of the rows to about 12 digits, whatever their size: for bounds, not for scores."""
+    norms: Floats = np.sqrt(np.einsum("ij,ij->i", vectors, vectors, dtype=np.float64))
+    return norms
 
-    From the standard bound for sums of products, |fl(q.x) - q.x| <= n u / (1 - n u) |q| |x| (Higham, Accuracy and
-    Stability of Numerical Algorithms, 3.1), with the roundings of the query and of a normalised row added.
-    `unit_error` is by how much a row's norm may differ from 1 where rows are compared by cosine as they are.
+
+class Query:
+    """A query as the metric sees it: for the cosine only its direction counts, so it is brought to length 1."""
+
+    def __init__(self, metric: Metric, recorded: Vector) -> None:
+        self.recorded = recorded
+        self.wide: Floats = recorded.astype(np.float64)
+        self.norm = float(norms_of(recorded[None, :])[0])
+        if metric == "cosine":
+            self.wide = self.wide / self.norm
+            self.norm = 1.0
+
+
+@dataclass(frozen=True, slots=True)
+class Scored:
+    """Rows and between what their exact scores lie; what was not looked at or left out scores at most `rest`."""
+
+    rows: npt.NDArray[np.int64]
+    lower: Floats
+    upper: Floats
+    rest: float
+
+
+def rounding(dimension: int, roundoff: float) -> float:
+    """By how much a sum of `dimension` products can be off, relative to the sum of their sizes, in any order.
+
+    The standard bound n u / (1 - n u) (Higham, Accuracy and Stability of Numerical Algorithms, 3.1), with a few
+    more roundings for what went into the products.
     """
-    gamma = 1.01 * (dimension + 4) * _UNIT_ROUNDOFF
-    underflow = dimension * _SMALLEST_NORMAL
+    return 1.01 * (dimension + 8) * roundoff
+
+
+def distance_bounds(distances: Floats, slack: Floats | float) -> tuple[Floats, Floats]:
+    """Lower and upper ends of -|q - x|^2, for distances |q - x| that are off by at most `slack`."""
+    nearest = np.maximum(distances - slack, 0.0)
+    return -((distances + slack) ** 2) * (1 + 1e-12), -(nearest**2) * (1 - 1e-12)
+
+
+def quick_scores(metric: Metric, query: Query, vectors: Vector, norms: Floats) -> tuple[Floats, Floats]:
+    """Lower and upper ends of the rows' scores, by one matrix product; `norms` from `quick_norms`.
+
+    In float32 where sizes allow, else in float64.
+    """
+    largest = float(norms.max(initial=0.0))
+    if max(largest, query.norm) < LARGE and min(float(norms.min(initial=1.0)), query.norm) > SMALL:
+        kind: type[np.floating[Any]] = np.float32
+    else:
+        kind = np.float64
+    asked, rows = query.wide.astype(kind), vectors.astype(kind, copy=False)
+    least = float(np.finfo(kind).tiny)
+    relative = rounding(vectors.shape[1], float(np.finfo(kind).eps) / 2)
+    if metric == "l2":
+        rows = rows - asked
+        distances = np.sqrt(np.einsum("ij,ij->i", rows, rows).astype(np.float64))
+        return distance_bounds(distances, relative * (distances + norms + query.norm) + vectors.shape[1] * least)
+    products = (rows @ asked).astype(np.float64)
+    slack = relative * query.norm * norms + vectors.shape[1] * least
     if metric == "cosine":
-        return (gamma + 4 * _UNIT_ROUNDOFF) * (1 + unit_error) + unit_error + underflow
-    scale = query_norm * largest_norm if metric == "ip" else (query_norm + largest_norm) ** 2
-    return float("inf") if scale > _OVERFLOW else gamma * scale + underflow
+        scale = np.where(norms > 0, norms, 1.0)
+        products, slack = products / scale, slack / scale + 1e-11
+    return products - slack, products + slack

@@ -1,45 +1,41 @@
-"""An index's rows to a checkpoint and back."""
+"""An index's content to a checkpoint and back."""
 
 from __future__ import annotations
-
-from dataclasses import dataclass
 
 import faiss
 import numpy as np
 
 from eventstore import EventStore, IndexMismatch
-from projections.checkpoints import Checkpoints, DataFile, Manifest, Unusable
+from projections.checkpoints import Checkpoints, DataFile, Manifest, SegmentFiles, Unusable
+from projections.codes import Codes
+from projections.content import Content
 from projections.rows import RowTable
 from projections.scoring import Metric
-from projections.segments import Segments
+from projections.segments import Segment, Segments
+from projections.vectors import Digests, HeldRows, StoredRows, digests_of
 
-__all__ = ["Snapshot", "newest_good", "write_snapshot"]
-
-
-@dataclass(slots=True)
-class Snapshot:
-    """An index's whole content at `position`. `written` has the data files of its full segments, by number."""
-
-    position: int
-    table: RowTable
-    segments: Segments
-    written: dict[int, DataFile]
+__all__ = ["move_to_files", "newest_good", "write_snapshot"]
 
 
-def write_snapshot(checkpoints: Checkpoints, snapshot: Snapshot, head_hash: str) -> None:
+def write_snapshot(checkpoints: Checkpoints, content: Content, head_hash: str) -> None:
     """Write a generation. Full segments that are on disk already are named again, not written again."""
     checkpoints.prepare()
-    table, segments = snapshot.table, snapshot.segments
-    files: list[DataFile] = []
+    table, segments = content.table, content.segments
+    assert segments is not None
+    files = []
     for number, part in enumerate(segments.parts):
-        file = snapshot.written.get(number)
-        if file is None or not checkpoints.has(file):
-            file = checkpoints.write_data(f"segment-{number:06d}", part.vectors.data.cast("B"))
-        files.append(file)
-        if part.rows == segments.segment_rows:
-            snapshot.written[number] = file
+        written = content.written.get(number)
+        if written is None or not all(checkpoints.has(file) for file in written.all):
+            written = _write_segment(checkpoints, number, part)
+        metadata = content.metadata.packed(number * segments.segment_rows, part.rows)
+        if metadata is not None and (written.metadata is None or not part.full):
+            name = f"metadata-{number:06d}"
+            written = written.model_copy(update={"metadata": checkpoints.write_data(name, metadata)})
+        files.append(written)
+        if part.full:
+            content.written[number] = written
     manifest = Manifest(
-        position=snapshot.position,
+        position=content.position,
         head_hash=head_hash,
         dimension=segments.dimension,
         rows=table.rows,
@@ -52,8 +48,52 @@ def write_snapshot(checkpoints: Checkpoints, snapshot: Snapshot, head_hash: str)
     checkpoints.write_manifest(manifest)
 
 
-def newest_good(checkpoints: Checkpoints, store: EventStore, metric: Metric, segment_rows: int) -> Snapshot | None:
+def _write_segment(checkpoints: Checkpoints, number: int, part: Segment) -> SegmentFiles:
+    vectors = np.ascontiguousarray(part.vectors.all())
+    file = checkpoints.write_data(f"vectors-{number:06d}", vectors.data.cast("B"))
+    codes = None
+    if part.full:
+        digests = part.vectors.digests if isinstance(part.vectors, StoredRows) else digests_of(vectors)
+        codes = checkpoints.write_data(f"codes-{number:06d}", _packed(part, digests))
+    return SegmentFiles(vectors=file, codes=codes)
+
+
+def _packed(part: Segment, digests: Digests) -> bytes:
+    """Norms, digests, the codes' scale and bounds, and the codes of a segment, one after the other."""
+    codes = part.codes
+    bounds = np.array([codes.error, codes.size, codes.code_size])
+    fields = (part.norms, digests, codes.scale, bounds)
+    return b"".join(
+        [
+            *(np.asarray(field).astype(field.dtype.newbyteorder("<")).tobytes() for field in fields),
+            codes.codes.tobytes(),
+        ]
+    )
+
+
+def move_to_files(checkpoints: Checkpoints, content: Content, vector_memory: int) -> None:
+    """Let go of the vectors of full segments that are on disk, the oldest first, until the others fit into memory."""
+    if content.segments is None:
+        return
+    dimension = content.segments.dimension
+    held = [(n, part) for n, part in enumerate(content.segments.parts) if isinstance(part.vectors, HeldRows)]
+    size = sum(4 * dimension * part.rows for _, part in held)
+    for number, part in held:
+        files = content.written.get(number)
+        if size <= vector_memory:
+            return
+        if files is not None and checkpoints.has(files.vectors):
+            vectors = part.vectors.all()
+            part.vectors = StoredRows(checkpoints.directory / files.vectors.name, dimension, digests_of(vectors))
+            size -= 4 * dimension * part.rows
+
+
+def newest_good(
+    checkpoints: Checkpoints, store: EventStore, metric: Metric, segment_rows: int, vector_memory: int
+) -> Content | None:
     """The newest generation that can be used; damaged ones, and ones ahead of the history, are set aside.
+
+    Full vectors past `vector_memory` bytes stay in their files.
 
     Raises:
         IndexMismatch: a sound generation is of another history or of another dimension.
@@ -67,7 +107,7 @@ def newest_good(checkpoints: Checkpoints, store: EventStore, metric: Metric, seg
             _require_same_history(checkpoints, manifest, store)
             if manifest.segment_rows != segment_rows:
                 continue
-            return _read(checkpoints, manifest, metric)
+            return _read(checkpoints, manifest, metric, vector_memory)
         except Unusable as error:
             checkpoints.set_aside(path, error)
     return None
@@ -87,22 +127,63 @@ def _require_same_history(checkpoints: Checkpoints, manifest: Manifest, store: E
         )
 
 
-def _read(checkpoints: Checkpoints, manifest: Manifest, metric: Metric) -> Snapshot:
+def _read(checkpoints: Checkpoints, manifest: Manifest, metric: Metric, vector_memory: int) -> Content:
     rows, size = manifest.rows, manifest.segment_rows
+    if len(manifest.segments) != -(-rows // size):
+        raise Unusable("its files do not have as many rows as it says")
+    content = Content(metric, size)
+    content.position = manifest.position
+    content.table = _read_table(checkpoints, manifest)
+    content.segments = segments = Segments(metric, manifest.dimension, size)
+    for number, files in enumerate(manifest.segments):
+        count = min(size, rows - number * size)
+        if files.vectors.size != 4 * count * manifest.dimension:
+            raise Unusable(f"{files.vectors.name} does not hold {count} vectors of dimension {manifest.dimension}")
+        if files.codes is not None and count == size and metric == manifest.metric:
+            vector_memory -= files.vectors.size
+            part = _read_coded(checkpoints, files.vectors, files.codes, segments, in_memory=vector_memory >= 0)
+            segments.parts.append(part)
+        else:
+            segments.add(_vectors(checkpoints.read_data(files.vectors), manifest.dimension))
+        if count == size and metric == manifest.metric:
+            content.written[number] = files
+    content.metadata_files = [files.metadata for files in manifest.segments if files.metadata is not None]
+    content.metadata_files.reverse()
+    return content
+
+
+def _read_table(checkpoints: Checkpoints, manifest: Manifest) -> RowTable:
+    rows = manifest.rows
     numbers = np.frombuffer(checkpoints.read_data(manifest.table), dtype="<u4")
-    if len(numbers) != 2 * rows or len(manifest.segments) != -(-rows // size):
+    if len(numbers) != 2 * rows:
         raise Unusable("its files do not have as many rows as it says")
     born, died = numbers[:rows].copy(), numbers[rows:].copy()
     if rows and (int(born[-1]) > manifest.position or (np.diff(born.astype(np.int64)) <= 0).any()):
         raise Unusable("its rows are not in the order of positions")
     if (died <= born).any():
         raise Unusable("its rows end before they begin")
-    segments = Segments(metric, manifest.dimension, size)
-    for number, file in enumerate(manifest.segments):
-        content = np.frombuffer(checkpoints.read_data(file), dtype="<f4")
-        count = min(size, rows - number * size)
-        if len(content) != count * manifest.dimension:
-            raise Unusable(f"{file.name} does not hold {count} vectors of dimension {manifest.dimension}")
-        segments.add(content.reshape(count, manifest.dimension))
-    full = {number: file for number, file in enumerate(manifest.segments) if (number + 1) * size <= rows}
-    return Snapshot(manifest.position, RowTable(born, died), segments, full)
+    return RowTable(born, died)
+
+
+def _read_coded(
+    checkpoints: Checkpoints, vectors: DataFile, codes: DataFile, segments: Segments, *, in_memory: bool
+) -> Segment:
+    count, dimension = segments.segment_rows, segments.dimension
+    packed = checkpoints.read_data(codes)
+    if len(packed) != 16 * count + 8 * (dimension + 3) + count * dimension:
+        raise Unusable(f"{codes.name} does not hold the codes of {count} vectors of dimension {dimension}")
+    numbers = np.frombuffer(packed, dtype="<f8", count=2 * count + dimension + 3)
+    # Copies: a view would keep the whole file in memory.
+    norms, digests = numbers[:count].copy(), numbers[count : 2 * count].view("<u8").copy()
+    scale, bounds = numbers[2 * count : -3].copy(), numbers[-3:].tolist()
+    coded = np.frombuffer(packed, dtype=np.uint8, offset=8 * len(numbers)).reshape(count, dimension)
+    held = (
+        HeldRows.of(_vectors(checkpoints.read_data(vectors), dimension))
+        if in_memory
+        else StoredRows(checkpoints.look_at(vectors), dimension, digests)
+    )
+    return Segment.restored(segments.metric, held, norms, Codes.restored(segments.metric, coded, scale, *bounds))
+
+
+def _vectors(content: bytes, dimension: int) -> np.ndarray[tuple[int, int], np.dtype[np.float32]]:
+    return np.frombuffer(content, dtype="<f4").reshape(-1, dimension)

@@ -6,10 +6,10 @@ import contextlib
 import os
 import threading
 import warnings
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from types import TracebackType
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 
@@ -28,20 +28,21 @@ from eventstore import (
 from eventstore import Filter as FilterDict
 from eventstore.checks import check_content, check_count, check_matrix, check_vector
 from eventstore.filters import Everything, parse_filter
+from eventstore.filters import Filter as FilterTree
 from eventstore.reads import EventColumns
 from eventstore.versions import Positions
 from projections.audit import Audit
-from projections.checkpoints import Checkpoints, CheckpointWarning, DataFile
+from projections.checkpoints import Checkpoints, CheckpointWarning, Unusable
 from projections.columns import columns_of
+from projections.content import Content
 from projections.hits import Hit, Hits
 from projections.locks import SharedLock
-from projections.metadata_index import MetadataIndex
 from projections.nearest import nearest
 from projections.projection import Progress, project
-from projections.rows import RowTable
 from projections.scoring import Floats, Metric, check_metric
-from projections.segments import SEGMENT_ROWS, Rows, Segments
-from projections.snapshot import Snapshot, newest_good, write_snapshot
+from projections.segments import SEGMENT_ROWS, Mask, Rows
+from projections.snapshot import move_to_files, newest_good, write_snapshot
+from projections.vectors import Damaged, HeldRows
 
 __all__ = ["VectorIndex"]
 
@@ -52,6 +53,9 @@ _CHECKPOINT_ON_CLOSE = 1_000
 
 _BYTES_AT_ONCE = 16 * 2**20
 _METADATA_AT_ONCE = 4096
+_VECTOR_MEMORY = 256 * 2**20
+
+T = TypeVar("T")
 
 
 class VectorIndex:
@@ -65,6 +69,8 @@ class VectorIndex:
         metric: `"cosine"`, `"ip"` (inner product) or `"l2"` (minus the squared distance).
         directory: where checkpoints go; `<database>.index` beside the database by default, nowhere for `:memory:`.
         segment_rows: how many rows share a FAISS index; a checkpoint made with another number is not used.
+        vector_memory: how many bytes of full vectors stay in memory once a checkpoint holds them, 256 MB by default.
+            Those past it are read from there, some dozens a search; their 8-bit codes, a quarter, stay.
 
     Raises:
         IndexMismatch: the directory's checkpoint is of another history or dimension.
@@ -79,10 +85,12 @@ class VectorIndex:
         metric: Metric = "cosine",
         directory: str | os.PathLike[str] | None = None,
         segment_rows: int = SEGMENT_ROWS,
+        vector_memory: int = _VECTOR_MEMORY,
     ) -> None:
         self._store = store
         self.metric: Metric = check_metric(metric)
         self._segment_rows = check_count("segment_rows", segment_rows)
+        self._vector_memory = check_count("vector_memory", vector_memory, least=0)
         if directory is None and store.path != ":memory:":
             directory = f"{store.file}.index"
         self._checkpoints = None if directory is None else Checkpoints(Path(directory))
@@ -92,28 +100,24 @@ class VectorIndex:
         self._checkpointing = threading.Lock()
         self._indexing_metadata = threading.Lock()
         self._closed = False
-        self._empty()
+        self._content, self._checkpoint_position = self._nothing(), 0
         if self._checkpoints is not None:
-            self._load(newest_good(self._checkpoints, store, self.metric, self._segment_rows))
+            found = newest_good(self._checkpoints, store, self.metric, self._segment_rows, self._vector_memory)
+            if found is not None:
+                self._content, self._checkpoint_position = found, found.position
+
+    def _nothing(self) -> Content:
+        return Content(self.metric, self._segment_rows)
 
     def _empty(self) -> None:
-        self._position = self._checkpoint_position = 0
-        self._table = RowTable()
-        self._segments: Segments | None = None
-        self._metadata = MetadataIndex()
-        self._written: dict[int, DataFile] = {}
-
-    def _load(self, snapshot: Snapshot | None) -> None:
-        if snapshot is not None:
-            self._position = self._checkpoint_position = snapshot.position
-            self._table, self._segments, self._written = snapshot.table, snapshot.segments, snapshot.written
+        self._content, self._checkpoint_position = self._nothing(), 0
 
     # The projection
 
     @property
     def position(self) -> int:
         """The position of the last event that the index holds."""
-        return self._position
+        return self._content.position
 
     @property
     def directory(self) -> Path | None:
@@ -128,12 +132,15 @@ class VectorIndex:
             CorruptHistory: the events do not fit together. The index stays at its position.
         """
         self._check_open()
+        self._mending(lambda: self._apply(events))
+
+    def _apply(self, events: Sequence[Event]) -> None:
         while True:
             # Read beside searches; only taking what was read needs the index alone.
-            before = self._position
+            before = self.position
             columns = self._columns_past(before, events)
             with self._lock.exclusive():
-                if self._position != before:
+                if self.position != before:
                     continue  # another thread was faster
                 if not len(columns.seqs):
                     return
@@ -142,7 +149,14 @@ class VectorIndex:
                         f"the index is at position {before} and the events begin at {columns.seqs[0]}: "
                         "apply those in between first"
                     )
-                self._take(columns)
+                try:
+                    self._content.take(columns)
+                except (CorruptHistory, Damaged):
+                    raise  # found before anything was changed
+                except BaseException:
+                    # Interrupted between the two halves of a row: start over, the history has everything.
+                    self._empty()
+                    raise
                 return
 
     def _columns_past(self, position: int, events: Sequence[Event]) -> EventColumns:
@@ -151,36 +165,6 @@ class VectorIndex:
         if events.after < position:
             events = self._store.event_range(min(position, events.upto), events.upto)
         return events.columns()
-
-    def _take(self, columns: EventColumns) -> None:
-        vectors = self._vectors_of_rows(columns)
-        try:
-            self._table.extend(columns.seqs, columns.prev_seqs, columns.is_delete)
-            if len(vectors):
-                if self._segments is None:
-                    self._segments = Segments(self.metric, vectors.shape[1], self._segment_rows)
-                self._segments.add(vectors)
-            self._position = int(columns.seqs[-1])
-        except CorruptHistory:
-            raise  # found before anything was changed
-        except BaseException:
-            # Interrupted between the two halves of a row: start over, the history has everything.
-            self._empty()
-            raise
-
-    def _vectors_of_rows(self, columns: EventColumns) -> Vector:
-        """The vector of each event that is not a DELETE: its own, one before it in the columns, or an indexed one."""
-        held_by = columns.embedding_seqs[~columns.is_delete]
-        if len(held_by) == len(columns.embedding_at) and (held_by == columns.embedding_at).all():
-            return columns.embeddings
-        vectors = np.empty((len(held_by), columns.embeddings.shape[1]), dtype=np.float32)
-        indexed = held_by <= self._position
-        at = np.searchsorted(columns.embedding_at, held_by[~indexed])
-        vectors[~indexed] = columns.embeddings[at]
-        if indexed.any():
-            assert self._segments is not None
-            vectors[indexed] = self._segments.vectors(self._table.rows_of(held_by[indexed]))
-        return vectors
 
     def reset(self) -> None:
         """Forget everything held in memory; checkpoints stay on disk."""
@@ -196,13 +180,13 @@ class VectorIndex:
         """
         self._check_open()
         target = self._store.position_at(upto)
-        if self._position >= target:
-            return self._position
+        if self.position >= target:
+            return self.position
         with self._catching_up:
             at_once = max(256, _BYTES_AT_ONCE // (4 * (self._store.dimension or 1)))
-            start = self._position
-            while self._position < target:
-                before = self._position
+            start = self.position
+            while self.position < target:
+                before = self.position
                 step = min(target, self._checkpoint_position + _CHECKPOINT_EVERY)
                 upper = step if step > before else target
 
@@ -211,9 +195,9 @@ class VectorIndex:
                         progress(before - start + done, target - start)
 
                 project(self, self._store, upto=upper, progress=report, events_at_once=min(at_once, 16_384))
-                if self._checkpoints is not None and self._position - self._checkpoint_position >= _CHECKPOINT_EVERY:
+                if self._checkpoints is not None and self.position - self._checkpoint_position >= _CHECKPOINT_EVERY:
                     self._checkpoint_if_possible()
-        return self._position
+        return self.position
 
     def rebuild(self, progress: Progress | None = None) -> int:
         """Make the index again from the history alone, checkpoint it, and return its position."""
@@ -233,14 +217,20 @@ class VectorIndex:
         self._check_open()
         if self._checkpoints is None:
             raise InvalidOperation("this index has no directory: give directory=... to keep checkpoints")
-        with self._checkpointing, self._lock.shared():
-            position = self._position
-            if position and self._segments is not None:
+        checkpoints = self._checkpoints
+        with self._checkpointing:
+            return self._mending(lambda: self._checkpoint(checkpoints))
+
+    def _checkpoint(self, checkpoints: Checkpoints) -> int:
+        with self._lock.shared():
+            content = self._content
+            position = content.position
+            if position and content.segments is not None:
                 head_hash = self._store.hash_at(position)
                 assert head_hash is not None
-                snapshot = Snapshot(position, self._table, self._segments, self._written)
-                write_snapshot(self._checkpoints, snapshot, head_hash)
+                write_snapshot(checkpoints, content, head_hash)
                 self._checkpoint_position = position
+                move_to_files(checkpoints, content, self._vector_memory)
         return position
 
     def _checkpoint_if_possible(self) -> None:
@@ -254,7 +244,7 @@ class VectorIndex:
         """Write a checkpoint if much is new, and let go of the memory; every later use raises `Closed`."""
         if self._closed:
             return
-        behind = self._position - self._checkpoint_position
+        behind = self.position - self._checkpoint_position
         if (
             self._checkpoints is not None
             and behind
@@ -275,7 +265,7 @@ class VectorIndex:
         self.close()
 
     def __repr__(self) -> str:
-        return f"VectorIndex({self._store!r}, metric={self.metric!r}, position={self._position})"
+        return f"VectorIndex({self._store!r}, metric={self.metric!r}, position={self.position})"
 
     def _check_open(self) -> None:
         if self._closed:
@@ -337,30 +327,38 @@ class VectorIndex:
             raise InvalidOperation(f"min_score is {min_score!r}: give a number")
         position = self._store.position_at(as_of)
         vectors = self._query_vectors(queries)
+        found = self._mending(lambda: self._found(vectors, most, tree, position, min_score))
+        return [self._hits(positions, scores, position) for positions, scores in found]
+
+    def _found(
+        self, vectors: list[Vector], most: int, tree: FilterTree, position: int, min_score: float | None
+    ) -> list[tuple[Positions, Floats]]:
+        """Positions and scores of the rows found for each query vector."""
         found = []
         with self._at(position, with_metadata=not isinstance(tree, Everything)):
-            selected = self._table.alive(position)
+            content = self._content
+            selected = content.table.alive(position)
             if not isinstance(tree, Everything):
-                selected &= self._metadata.matching(tree, len(selected))
+                selected &= content.metadata.matching(tree, len(selected))
             for vector in vectors:
-                rows, scores = self._nearest(vector, most, selected)
+                rows, scores = _nearest(content, vector, most, selected)
                 if min_score is not None:
                     rows, scores = rows[scores >= min_score], scores[scores >= min_score]
-                found.append((self._table.born[rows], scores))
-        return [self._hits(positions, scores, position) for positions, scores in found]
+                found.append((content.table.born[rows].astype(np.int64), scores))
+        return found
 
     @contextlib.contextmanager
     def _at(self, position: int, *, with_metadata: bool = False) -> Iterator[None]:
         """Share the lock over an index that is at `position` or past it, its filters too where they are needed."""
         while True:
-            if self._position < position:
+            if self.position < position:
                 self.catch_up(position)
             if with_metadata:
                 self._index_metadata()
             with self._lock.shared():
                 # A rebuild by another thread may have come in between: then it has to be caught up with again.
-                rows = len(self._table.alive(position))
-                if self._position >= position and not (with_metadata and self._metadata.rows < rows):
+                rows = len(self._content.table.alive(position))
+                if self.position >= position and not (with_metadata and self._content.metadata.rows < rows):
                     yield
                     return
 
@@ -377,11 +375,6 @@ class VectorIndex:
         if self.metric == "cosine" and not all(vector.any() for vector in vectors):
             raise InvalidVector("query is all zeros: it has no direction, so cosine is not defined for it")
         return vectors
-
-    def _nearest(self, query: Vector, k: int, selected: Any) -> tuple[Rows, Floats]:
-        if self._segments is None:
-            return np.empty(0, dtype=np.int64), np.empty(0, dtype=np.float64)
-        return nearest(self._segments, query, k, selected)
 
     def _hits(self, positions: Any, scores: Floats, position: int) -> Hits:
         memories = self._store.states(positions.tolist())
@@ -410,34 +403,74 @@ class VectorIndex:
         with self._indexing_metadata:
             while True:
                 with self._lock.shared():
-                    metadata, table = self._metadata, self._table
-                    missing = table.born[metadata.rows : metadata.rows + _METADATA_AT_ONCE].tolist()
+                    content = self._content
+                    missing = content.table.born[content.metadata.rows :][:_METADATA_AT_ONCE].tolist()
                 if not missing:
                     return
+                if content.metadata_files:
+                    self._read_metadata(content)
+                    continue
                 texts = [text for _, text in self._store.metadata_json(missing)]
                 with self._lock.exclusive():
-                    if self._metadata is metadata:
-                        metadata.extend(texts)
+                    if self._content is content:
+                        content.metadata.extend(texts)
+
+    def _read_metadata(self, content: Content) -> None:
+        """Take the next rows' metadata from the checkpoint; what cannot be read there the history has."""
+        assert self._checkpoints is not None
+        try:
+            packed = self._checkpoints.read_data(content.metadata_files[-1])
+            with self._lock.exclusive():
+                content.metadata.extend_packed(packed)
+            content.metadata_files.pop()
+        except (Unusable, ValueError) as error:
+            content.metadata_files.clear()
+            warnings.warn(f"metadata in {self.directory} were passed over: {error}", CheckpointWarning, stacklevel=5)
+
+    def _mending(self, work: Callable[[], T]) -> T:
+        """Do what may read vectors from a checkpoint's files; where one is damaged the history fills in."""
+        while True:
+            try:
+                return work()
+            except Damaged as damage:
+                self._mend(damage)
+
+    def _mend(self, damage: Damaged) -> None:
+        with self._lock.shared():
+            content, parts = self._content, self._content.segments.parts if self._content.segments else []
+            number = next((n for n, part in enumerate(parts) if part.vectors is damage.rows), None)
+            if number is None:
+                return  # another thread was faster
+            start = number * self._segment_rows
+            born = content.table.born[start : start + self._segment_rows].tolist()
+        message = f"index checkpoint {damage.rows.path}: {damage}; the history fills in"
+        warnings.warn(message, CheckpointWarning, stacklevel=5)
+        vectors = self._store.embeddings(born)
+        parts[number].vectors = HeldRows.of(vectors)
+        files = content.written.get(number)
+        if self._checkpoints is not None and files is not None and not self._store.read_only:
+            with contextlib.suppress(StorageError):  # it is whole in memory, and made again at the next opening
+                self._checkpoints.write_again(files.vectors, vectors.data.cast("B"))
 
     # Looking inside
 
     def contents(self, as_of: AsOf = None) -> tuple[Positions, Vector]:
         """Positions of the versions alive at an instant or position, ascending, and their vectors as recorded."""
         position = self._store.position_at(as_of)
+        return self._mending(lambda: self._alive(position))
+
+    def _alive(self, position: int) -> tuple[Positions, Vector]:
         with self._at(position):
-            rows = np.flatnonzero(self._table.alive(position)).astype(np.int64)
-            born = self._table.born[rows].astype(np.int64)
-            if self._segments is None:
-                return born, np.empty((0, self._store.dimension or 0), dtype=np.float32)
-            return born, self._segments.vectors(rows)
+            born, vectors = self._content.alive(position)
+            return born, vectors if vectors.shape[1] else np.empty((0, self._store.dimension or 0), dtype=np.float32)
 
     def faults(self, progress: Progress | None = None) -> list[str]:
         """Compare every row with the history, vectors bit for bit; say in words what differs. Empty if nothing."""
         self._check_open()
-        faults: list[str] = []
+        faults = self._damaged_files()
         with self._lock.shared():
-            position = self._position
-            audit = Audit(self._table, self._segments, position)
+            position = self.position
+            audit = Audit(self._content.table, self._content.segments, position)
         for after in range(0, position, 4096):
             upto = min(position, after + 4096)
             columns = self._store.event_range(after, upto).columns()
@@ -446,3 +479,20 @@ class VectorIndex:
             if progress is not None:
                 progress(upto, position)
         return faults + audit.ends()
+
+    def _damaged_files(self) -> list[str]:
+        """Read all that checkpoints hold for this index; what was altered is named, and mended like what is gone."""
+        faults = []
+        for part in self._content.segments.parts if self._content.segments else []:
+            try:
+                part.vectors.all()
+            except Damaged as damage:
+                faults += [str(damage)] if damage.altered else []
+                self._mend(damage)
+        return faults
+
+
+def _nearest(content: Content, query: Vector, k: int, selected: Mask) -> tuple[Rows, Floats]:
+    if content.segments is None:
+        return np.empty(0, dtype=np.int64), np.empty(0, dtype=np.float64)
+    return nearest(content.segments, query, k, selected)

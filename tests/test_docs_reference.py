@@ -224,10 +224,35 @@ def test_the_page_describes_a_checkpoint(made_from_the_page: EventStore) -> None
     alive = 0xFFFFFFFF
     assert struct.unpack("<8I", table) == (1, 2, 3, 5) + (2, 3, 4, alive)
     (segment,) = manifest["segments"]
-    content = (directory / segment["name"]).read_bytes()
-    assert segment["name"] == f"segment-000000-{sha256(content).hexdigest()[:32]}.bin"
+    assert (list(segment), segment["codes"], segment["metadata"]) == (["vectors", "codes", "metadata"], None, None)
+    content = (directory / segment["vectors"]["name"]).read_bytes()
+    assert segment["vectors"]["name"] == f"vectors-000000-{sha256(content).hexdigest()[:32]}.bin"
     kept = struct.pack("<2f", 0.6, -0.8)
     assert content == struct.pack("<2f", 1, 0) + kept + kept + struct.pack("<2f", 0, 1)
+
+
+def test_the_page_describes_the_files_of_a_full_segment(made_from_the_page: EventStore) -> None:
+    """Norms, digests, scale, bounds and codes one after the other; metadata as JSON and pairs."""
+    with VectorIndex(made_from_the_page, segment_rows=2) as index:
+        index.search([1.0, 0.0], filter={"no such key": 1})
+        index.checkpoint()
+        assert index.directory is not None
+        directory = index.directory
+    manifest = json.loads((directory / "generation-000001.json").read_text(encoding="utf-8"))
+    files = manifest["segments"][0]
+    rows = struct.unpack("<4f", (directory / files["vectors"]["name"]).read_bytes())
+    content = (directory / files["codes"]["name"]).read_bytes()
+    norms, scale, bounds = (struct.unpack_from(f"<{n}d", content, at) for n, at in ((2, 0), (2, 32), (3, 48)))
+    assert norms == pytest.approx([math.hypot(*rows[:2]), math.hypot(*rows[2:])])
+    packed = struct.pack("<4f", *rows)
+    assert content[16:32] == sha256(packed[:8]).digest()[:8] + sha256(packed[8:]).digest()[:8]
+    coded = [(byte - 128) * scale[at % 2] for at, byte in enumerate(content[72:])]
+    assert coded == pytest.approx(rows, abs=bounds[0])
+    metadata = (directory / files["metadata"]["name"]).read_bytes()
+    (length,) = struct.unpack_from("<I", metadata)
+    header = json.loads(metadata[4 : 4 + length])
+    assert header["rows"] == 2
+    assert len(metadata) == 4 + length + 8 * sum(pairs for _, _, pairs in header["columns"])
 
 
 # The API

@@ -9,20 +9,26 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
+import pytest
 from hypothesis import settings
 
 from projections import VectorIndex
 from replay.testing import MemoryMachine
 from tests.profiles import scaled
 
+# Vectors past `vector_memory` are read from a checkpoint, which the machine may have removed.
+pytestmark = pytest.mark.filterwarnings("ignore::projections.CheckpointWarning")
+
 
 class EveryMetric(MemoryMachine):
-    """One index for each metric, in segments so small that there are several."""
+    """One index for each metric, in segments so small that there are several; vectors in memory, in files, in both."""
 
     def open_projections(self) -> Sequence[Any]:
         return [
-            VectorIndex(self.store, metric=metric, segment_rows=rows, directory=self.folder / metric)
-            for metric, rows in (("cosine", 4), ("ip", 3), ("l2", 7))  # type: ignore[arg-type]
+            VectorIndex(
+                self.store, metric=metric, segment_rows=rows, vector_memory=memory, directory=self.folder / metric
+            )
+            for metric, rows, memory in (("cosine", 4, 0), ("ip", 3, 2**20), ("l2", 7, 64))  # type: ignore[arg-type]
         ]
 
 

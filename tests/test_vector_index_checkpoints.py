@@ -92,13 +92,13 @@ def test_an_index_behind_the_history_catches_up(store: EventStore, directory: Pa
 
 def test_a_later_checkpoint_writes_full_segments_only_once(store: EventStore, directory: Path) -> None:
     """Generations share the files of what did not change."""
-    before = {path.name: path.stat().st_ino for path in directory.glob("segment-*")}
+    before = {path.name: path.stat().st_ino for path in directory.glob("vectors-*")}
     index = open_index(store)
     store.add("more", vector=QUERY)
     index.catch_up()
     index.checkpoint()
-    after = {path.name: path.stat().st_ino for path in directory.glob("segment-*")}
-    full = [name for name in before if not name.startswith(f"segment-{len(before) - 1:06d}")]
+    after = {path.name: path.stat().st_ino for path in directory.glob("vectors-*")}
+    full = [name for name in before if not name.startswith(f"vectors-{len(before) - 1:06d}")]
     assert full
     assert all(after[name] == before[name] for name in full)
 
@@ -115,11 +115,14 @@ def test_old_generations_and_their_files_are_removed(store: EventStore, director
     named = set()
     for path in manifests:
         fields = json.loads(path.read_text())
-        named |= {fields["table"]["name"], *(file["name"] for file in fields["segments"])}
+        named.add(fields["table"]["name"])
+        named |= {file["name"] for segment in fields["segments"] for file in segment.values() if file}
     assert {path.name for path in directory.glob("*.bin")} == named
 
 
-@pytest.mark.parametrize("pattern", ["generation-*.json", "rows-*.bin", "segment-000000-*.bin", "segment-000003-*.bin"])
+@pytest.mark.parametrize(
+    "pattern", ["generation-*.json", "rows-*.bin", "vectors-000000-*.bin", "codes-000000-*.bin", "vectors-000003-*.bin"]
+)
 @pytest.mark.parametrize("damage", ["flip", "truncate", "empty", "remove"])
 def test_a_damaged_checkpoint_is_set_aside_and_the_history_fills_in(
     store: EventStore, directory: Path, pattern: str, damage: str
@@ -272,7 +275,7 @@ def test_a_generation_written_while_opening_is_not_set_aside(store: EventStore, 
     from projections.snapshot import newest_good
 
     for _ in range(2):
-        snapshot = newest_good(Checkpoints(directory), Racing(), "cosine", 8)  # type: ignore[arg-type]
+        snapshot = newest_good(Checkpoints(directory), Racing(), "cosine", 8, 2**20)  # type: ignore[arg-type]
         assert snapshot is not None
     assert not list(directory.glob("*.set-aside"))
 
@@ -297,15 +300,15 @@ def test_a_long_catch_up_leaves_checkpoints_on_its_way(store: EventStore, monkey
 
 def test_what_nobody_finished_or_named_is_removed_after_a_while(store: EventStore, directory: Path) -> None:
     """Fresh ones may be another process's, under way."""
-    for name in ("rows-00.bin", "segment-00.bin.1.part", "generation-000001.json.set-aside"):
+    for name in ("rows-00.bin", "vectors-00.bin.1.part", "generation-000001.json.set-aside"):
         (directory / name).write_bytes(b"x")
         os.utime(directory / name, (0, 0))
-    (directory / "segment-01.bin").write_bytes(b"x")
+    (directory / "vectors-01.bin").write_bytes(b"x")
     index = open_index(store)
     store.add("more", vector=QUERY)
     index.catch_up()
     index.checkpoint()
     left = {path.name for path in directory.iterdir()}
-    assert "segment-01.bin" in left
-    assert not left & {"rows-00.bin", "segment-00.bin.1.part", "generation-000001.json.set-aside"}
+    assert "vectors-01.bin" in left
+    assert not left & {"rows-00.bin", "vectors-00.bin.1.part", "generation-000001.json.set-aside"}
     assert open_index(store).faults() == []

@@ -1,0 +1,175 @@
+"""Eight bits for a number: a quarter of the memory to go through, and how far that can be off.
+
+FAISS goes through the codes; what it finds is only a proposal, since each score comes with the bound of its error.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import faiss
+import numpy as np
+import numpy.typing as npt
+
+from eventstore import Vector
+from projections.scoring import LARGE, SMALL, Floats, Metric, Query, Scored, distance_bounds, rounding
+
+__all__ = ["Codes", "Mask"]
+
+Mask = npt.NDArray[np.bool_]
+
+_LEVELS = 127
+_ROWS_AT_ONCE = 1024
+# New rows are coded with the scale that is there until their error grows to this many times what it was.
+_TOLERATED = 1.3
+
+
+@dataclass(frozen=True, slots=True)
+class _Asked:
+    """A query in whole numbers: `step` times them is the query times the scale, but for a part of size `error`."""
+
+    numbers: Vector
+    step: float
+    error: float
+
+
+def _longest(rows: npt.NDArray[np.floating]) -> float:
+    """At least the largest Euclidean norm among rows whose squares neither overflow nor vanish."""
+    largest = float(np.sqrt(np.einsum("ij,ij->i", rows, rows).max()))
+    return largest * (1 + rounding(rows.shape[1], float(np.finfo(rows.dtype).eps)))
+
+
+class Codes:
+    """The codes of rows of a segment: a row is `scale * code`, number by number, but for a part of length `error`.
+
+    For the cosine the rows at length 1 are coded. For l2 all dimensions have one scale, since FAISS takes differences
+    of codes.
+    """
+
+    def __init__(self, metric: Metric, dimension: int) -> None:
+        self._metric = metric
+        self._dimension = dimension
+        self.scale: Floats = np.zeros(dimension)
+        self.error = self.size = self.code_size = 0.0
+        self._fresh_error = 0.0
+        self._index = self._new_index()
+
+    def _new_index(self) -> faiss.IndexScalarQuantizer:
+        kind = faiss.METRIC_L2 if self._metric == "l2" else faiss.METRIC_INNER_PRODUCT
+        return faiss.IndexScalarQuantizer(self._dimension, faiss.ScalarQuantizer.QT_8bit_direct_signed, kind)
+
+    @property
+    def rows(self) -> int:
+        """How many rows are coded."""
+        return int(self._index.ntotal)
+
+    @property
+    def codes(self) -> npt.NDArray[np.uint8]:
+        """The codes, 128 added, shape `(rows, dimension)`: a view, good until the next `add`."""
+        flat = faiss.rev_swig_ptr(self._index.codes.data(), self.rows * self._dimension) if self.rows else None
+        if flat is None:
+            return np.empty((0, self._dimension), dtype=np.uint8)
+        view: npt.NDArray[np.uint8] = flat.reshape(self.rows, self._dimension)
+        return view
+
+    @classmethod
+    def of(cls, metric: Metric, vectors: Vector, norms: Floats) -> Codes:
+        """Code rows with the scale that suits them: a function of these rows alone."""
+        made = cls(metric, vectors.shape[1])
+        largest = np.zeros(vectors.shape[1])
+        for start in range(0, len(vectors), _ROWS_AT_ONCE):
+            block = made._block(vectors, norms, start)
+            np.maximum(largest, np.maximum(block.max(axis=0), -block.min(axis=0)), out=largest)
+        # Numbers a millionth of the largest ones' size decide nothing: their scale need not be theirs.
+        least = float(largest.max()) * (1.0 if metric == "l2" else 1e-6)
+        made.scale = np.maximum(largest, least) / _LEVELS
+        made.add(vectors, norms)
+        made._fresh_error = made.error
+        return made
+
+    @classmethod
+    def restored(
+        cls, metric: Metric, codes: npt.NDArray[np.uint8], scale: Floats, error: float, size: float, code_size: float
+    ) -> Codes:
+        """Codes that were read from a checkpoint."""
+        made = cls(metric, codes.shape[1])
+        made.scale, made.error, made.size, made.code_size = scale, error, size, code_size
+        made._index.add_sa_codes(codes)
+        return made
+
+    @property
+    def loose(self) -> bool:
+        """Whether rows that did not fit into the scale have made the bound of all much worse than it need be."""
+        return self.error > _TOLERATED * self._fresh_error
+
+    def add(self, vectors: Vector, norms: Floats) -> None:
+        """Code the next rows; numbers outside of the scale are cut off, which the bound of the error then tells."""
+        inverse = np.divide(1.0, self.scale, out=np.zeros_like(self.scale), where=self.scale > 0)
+        for start in range(0, len(vectors), _ROWS_AT_ONCE):
+            block = self._block(vectors, norms, start)
+            if inverse.max() > LARGE**2:
+                block = block.astype(np.float64)
+            numbers = block * inverse.astype(block.dtype)
+            np.rint(numbers, out=numbers)
+            np.clip(numbers, -_LEVELS, _LEVELS, out=numbers)
+            left = numbers * self.scale.astype(block.dtype)
+            left -= block
+            size, error = _longest(block), _longest(left)
+            # The roundings of a row at length 1, of the code times its scale, and of their difference.
+            slack = 8 * float(np.finfo(block.dtype).eps) * (size + error)
+            self.size = max(self.size, size + slack)
+            self.error = max(self.error, error + slack)
+            self.code_size = max(self.code_size, _longest(numbers))
+            numbers += 128
+            self._index.add_sa_codes(numbers.astype(np.uint8))
+
+    def _block(self, vectors: Vector, norms: Floats, start: int) -> npt.NDArray[np.floating]:
+        """Some rows as they are coded, in float32 where their sizes allow, else in float64."""
+        block = vectors[start : start + _ROWS_AT_ONCE]
+        sizes = norms[start : start + _ROWS_AT_ONCE]
+        if self._metric == "cosine":
+            inverse = np.divide(1.0, sizes, out=np.zeros_like(sizes), where=sizes > 0)
+            if inverse.min() > SMALL and inverse.max() < LARGE:
+                return block * inverse[:, None].astype(np.float32)
+            return block.astype(np.float64) * inverse[:, None]
+        if sizes.min() > SMALL and sizes.max() < LARGE:
+            return block
+        return block.astype(np.float64)
+
+    def search(self, query: Query, most: int, selected: Mask | None, count: int) -> Scored:
+        """The best `most` of the selected rows by their codes; None selects all; `count` says how many are selected."""
+        asked = self._asked(query)
+        parameters = None
+        if selected is not None:
+            bitmap = np.packbits(selected, bitorder="little")
+            selector = faiss.IDSelectorBitmap(bitmap)  # type: ignore[call-arg, arg-type]
+            parameters = faiss.SearchParameters(sel=selector)  # type: ignore[call-arg]
+        scores, rows = self._index.search(asked.numbers[None, :], min(most, count), params=parameters)
+        lower, upper = self._bounds(query, asked, scores[0].astype(np.float64))
+        return Scored(rows[0].astype(np.int64), lower, upper, float(upper[-1]) if most < count else float("-inf"))
+
+    def _asked(self, query: Query) -> _Asked:
+        if self._metric == "l2":
+            step = float(self.scale[0]) or 1.0
+            numbers = np.clip(np.rint(query.wide / step), -_LEVELS, _LEVELS)
+            return _Asked(numbers.astype(np.float32), step, float(np.linalg.norm(query.wide - numbers * step)))
+        scaled = query.wide * self.scale
+        step = float(np.abs(scaled).max()) / _LEVELS or 1.0
+        numbers = np.rint(scaled / step)
+        left = np.divide(scaled - numbers * step, self.scale, out=np.zeros_like(scaled), where=self.scale > 0)
+        return _Asked(numbers.astype(np.float32), step, float(np.linalg.norm(left)))
+
+    def _bounds(self, query: Query, asked: _Asked, found: Floats) -> tuple[Floats, Floats]:
+        """Ends of the exact scores, from FAISS's.
+
+        q.x = (q + dq).(x + dx) with the errors dq of the query and dx of the row: off by at most |q||dx| + |dq||x + dx|
+        (Cauchy and Schwarz). FAISS sums whole numbers: exactly up to 2**24, and rounded like any floats past that.
+        """
+        relative = rounding(self._dimension, 2.0**-24)
+        if self._metric == "l2":
+            distances = np.sqrt(found) * asked.step
+            return distance_bounds(distances, (self.error + asked.error) * (1 + 1e-9) + relative * distances)
+        scores = found * asked.step
+        coded = float(np.linalg.norm(asked.numbers.astype(np.float64))) * self.code_size * asked.step
+        slack = (query.norm * self.error + asked.error * (self.size + self.error)) * (1 + 1e-9) + relative * coded
+        return scores - slack, scores + slack

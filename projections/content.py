@@ -1,0 +1,71 @@
+"""What an index holds: the rows' lifetimes, their vectors, and their metadata where filters have asked for them."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from eventstore import CorruptHistory, Vector
+from eventstore.reads import EventColumns
+from eventstore.versions import Positions
+from projections.checkpoints import DataFile, SegmentFiles
+from projections.metadata_index import MetadataIndex
+from projections.rows import RowTable
+from projections.scoring import Metric
+from projections.segments import Segments
+
+__all__ = ["Content"]
+
+
+class Content:
+    """An index's content at `position`: nothing but the fold of the history up to there.
+
+    `written` has the files of segments that a checkpoint holds already, by number; `metadata_files` those from which
+    the next rows' metadata can be read, the next one last.
+    """
+
+    def __init__(self, metric: Metric, segment_rows: int) -> None:
+        self.metric: Metric = metric
+        self.segment_rows = segment_rows
+        self.position = 0
+        self.table = RowTable()
+        self.segments: Segments | None = None
+        self.metadata = MetadataIndex()
+        self.metadata_files: list[DataFile] = []
+        self.written: dict[int, SegmentFiles] = {}
+
+    def take(self, columns: EventColumns) -> None:
+        """Take the next events.
+
+        Raises:
+            CorruptHistory: they do not fit together; found before anything was changed.
+        """
+        vectors = self._vectors_of_rows(columns)
+        self.table.extend(columns.seqs, columns.prev_seqs, columns.is_delete)
+        if len(vectors):
+            if self.segments is None:
+                self.segments = Segments(self.metric, vectors.shape[1], self.segment_rows)
+            self.segments.add(vectors)
+        self.position = int(columns.seqs[-1])
+
+    def _vectors_of_rows(self, columns: EventColumns) -> Vector:
+        """The vector of each event that is not a DELETE: its own, one before it in the columns, or an indexed one."""
+        held_by = columns.embedding_seqs[~columns.is_delete]
+        if len(held_by) == len(columns.embedding_at) and (held_by == columns.embedding_at).all():
+            return columns.embeddings
+        vectors = np.empty((len(held_by), columns.embeddings.shape[1]), dtype=np.float32)
+        indexed = held_by <= self.position
+        at = np.searchsorted(columns.embedding_at, held_by[~indexed])
+        vectors[~indexed] = columns.embeddings[at]
+        if indexed.any():
+            if self.segments is None:
+                raise CorruptHistory("an event points at an embedding that is not there: run `replay verify`")
+            vectors[indexed] = self.segments.vectors(self.table.rows_of(held_by[indexed]))
+        return vectors
+
+    def alive(self, position: int) -> tuple[Positions, Vector]:
+        """Positions of the versions alive at a position, ascending, and their vectors as recorded."""
+        rows = np.flatnonzero(self.table.alive(position)).astype(np.int64)
+        born = self.table.born[rows].astype(np.int64)
+        if self.segments is None:
+            return born, np.empty((0, 0), dtype=np.float32)
+        return born, self.segments.vectors(rows)

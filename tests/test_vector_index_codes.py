@@ -1,0 +1,162 @@
+"""Eight-bit codes only ever propose: their bounds hold, and answers are those of the full vectors."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from eventstore import EventStore
+from eventstore.testing import vectors
+from projections import VectorIndex
+from projections.codes import Codes
+from projections.nearest import nearest
+from projections.scoring import Query, exact_scores, quick_norms, quick_scores
+from projections.segments import Segments
+from projections.testing import brute_force_search
+from tests.profiles import scaled
+
+METRICS = ("cosine", "ip", "l2")
+SIZES = (1, 3, 16, 32)
+
+
+@st.composite
+def matrices(draw: st.DrawFn) -> tuple[Any, Any]:
+    """A query and rows of one dimension, some with the hard cases; many rows are of a random generator's making."""
+    dimension = draw(st.sampled_from(SIZES))
+    rng = np.random.default_rng(draw(st.integers(0, 2**32 - 1)))
+    hard = draw(st.lists(vectors(dimension), min_size=1, max_size=4))
+    usual = rng.normal(size=(draw(st.integers(0, 24)), dimension)) * 10.0 ** draw(st.integers(-30, 30))
+    rows = np.concatenate([np.array(hard, dtype=np.float32), usual.astype(np.float32)])
+    rng.shuffle(rows)
+    query = (
+        np.array(draw(vectors(dimension)), dtype=np.float32) if draw(st.booleans()) else rows[0] * 0.5 + rows[-1] * 0.5
+    )
+    return (query if query.any() and np.isfinite(query).all() else np.ones(dimension, dtype=np.float32)), rows
+
+
+@pytest.mark.parametrize("metric", METRICS)
+@settings(max_examples=scaled(40))
+@given(case=matrices())
+def test_exact_scores_lie_between_the_ends_that_the_codes_give(metric: Any, case: tuple[Any, Any]) -> None:
+    """Whatever the sizes: a bound that did not hold would lose a hit."""
+    query, rows = case
+    norms = quick_norms(rows)
+    codes = Codes.of(metric, rows, norms)
+    found = codes.search(Query(metric, query), len(rows), None, len(rows))
+    exact = exact_scores(metric, query, rows[found.rows])
+    assert sorted(found.rows.tolist()) == list(range(len(rows)))
+    assert (found.lower <= exact).all()
+    assert (exact <= found.upper).all()
+
+
+@pytest.mark.parametrize("metric", METRICS)
+@settings(max_examples=scaled(40))
+@given(case=matrices())
+def test_exact_scores_lie_between_the_ends_of_quick_ones(metric: Any, case: tuple[Any, Any]) -> None:
+    """In float32 and in float64."""
+    query, rows = case
+    lower, upper = quick_scores(metric, Query(metric, query), rows, quick_norms(rows))
+    exact = exact_scores(metric, query, rows)
+    assert (lower <= exact).all()
+    assert (exact <= upper).all()
+
+
+@pytest.mark.parametrize("metric", METRICS)
+@settings(max_examples=scaled(40))
+@given(case=matrices(), most=st.integers(1, 24), first=st.integers(1, 30))
+def test_what_codes_leave_out_scores_no_more_than_they_say(
+    metric: Any, case: tuple[Any, Any], most: int, first: int
+) -> None:
+    """Also when later rows did not fit into the scale of the first."""
+    query, rows = case
+    codes = Codes.of(metric, rows[:first], quick_norms(rows[:first]))
+    if first < len(rows):
+        codes.add(rows[first:], quick_norms(rows[first:]))
+    found = codes.search(Query(metric, query), most, None, len(rows))
+    out = np.setdiff1d(np.arange(len(rows)), found.rows)
+    assert (exact_scores(metric, query, rows[out]) <= found.rest).all()
+    assert (found.lower <= exact_scores(metric, query, rows[found.rows])).all()
+
+
+@pytest.mark.parametrize("metric", METRICS)
+@settings(max_examples=scaled(40))
+@given(
+    case=matrices(),
+    k=st.integers(1, 30),
+    size=st.integers(1, 9),
+    some=st.integers(0, 2**24 - 1),
+    batch=st.integers(1, 5),
+)
+def test_the_nearest_are_those_that_scoring_every_row_gives(
+    metric: Any, case: tuple[Any, Any], k: int, size: int, some: int, batch: int
+) -> None:
+    """In every cut into segments, for every selection, ties by row."""
+    query, rows = case
+    segments = Segments(metric, rows.shape[1], size)
+    for start in range(0, len(rows), batch):
+        segments.add(rows[start : start + batch])
+    selected = np.array([some >> bit & 1 for bit in range(len(rows))], dtype=np.bool_)
+    found, scores = nearest(segments, query, k, selected)
+    exact = exact_scores(metric, query, rows)
+    expected = sorted(np.flatnonzero(selected).tolist(), key=lambda row: (-exact[row], row))[:k]
+    assert found.tolist() == expected
+    assert scores.tolist() == exact[expected].tolist()
+
+
+def near_ties(count: int, dimension: int, seed: int) -> Any:
+    """Rows around one direction, so close that their codes cannot tell them apart."""
+    rng = np.random.default_rng(seed)
+    center = rng.normal(size=dimension)
+    return (center + rng.normal(scale=3e-3, size=(count, dimension))).astype(np.float32), center
+
+
+@pytest.mark.parametrize("metric", METRICS)
+def test_rows_that_codes_cannot_tell_apart_are_still_in_the_right_order(metric: Any) -> None:
+    """The codes are asked for more and more until nothing left out can be a hit."""
+    rows, center = near_ties(3000, 24, 1)
+    segments = Segments(metric, 24, 2048)
+    for start in range(0, len(rows), 500):
+        segments.add(rows[start : start + 500])
+    selected = np.ones(len(rows), dtype=np.bool_)
+    for query in (center + np.random.default_rng(2).normal(scale=0.3, size=(5, 24))).astype(np.float32):
+        found, _ = nearest(segments, query, 10, selected)
+        exact = exact_scores(metric, query, rows)
+        assert found.tolist() == sorted(range(len(rows)), key=lambda row: (-exact[row], row))[:10]
+
+
+def test_rows_are_coded_once_there_are_many_and_again_when_the_scale_no_longer_suits() -> None:
+    """A segment that began with small numbers does not keep their scale."""
+    rng = np.random.default_rng(5)
+    small, large = rng.normal(size=(1024, 16)).astype(np.float32), rng.normal(size=(1024, 16)).astype(np.float32) * 50
+    segments = Segments("ip", 16, 16_384)
+    segments.add(small[:1000])
+    assert segments.parts[0].codes.rows == 0
+    segments.add(small[1000:])
+    first = segments.parts[0].codes
+    assert first.rows == 1024
+    segments.add(large)
+    assert segments.parts[0].codes.rows == 2048
+    assert segments.parts[0].codes.scale.max() > 10 * first.scale.max()
+
+
+@pytest.mark.parametrize("metric", METRICS)
+def test_an_index_of_thousands_answers_like_brute_force(metric: Any) -> None:
+    """Grown by a thousand, filtered, in the past, and opened again with its vectors in files."""
+    rng = np.random.default_rng(7)
+    matrix = rng.normal(size=(5000, 12)).astype(np.float32)
+    with EventStore() as store:
+        index = VectorIndex(store, metric=metric, segment_rows=2048)
+        for start in range(0, 5000, 700):
+            some = matrix[start : start + 700]
+            users = [{"user": int(number % 50)} for number in range(start, start + len(some))]
+            store.add_many([""] * len(some), vectors=some, metadatas=users)
+            index.catch_up()
+        for query in rng.normal(size=(4, 12)).astype(np.float32):
+            for filter, as_of in ((None, None), (None, 3000), ({"user": 7}, None), ({"user": {"gte": 10}}, 4321)):
+                expected = brute_force_search(store, query, 10, metric=metric, filter=filter, as_of=as_of)
+                hits = index.search(query, 10, filter=filter, as_of=as_of)
+                assert [(hit.position, hit.score) for hit in hits] == [(one.position, one.score) for one in expected]

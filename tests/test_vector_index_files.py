@@ -1,0 +1,226 @@
+"""What an index leaves in its checkpoint's files and reads from there: vectors past its memory, and metadata."""
+
+from __future__ import annotations
+
+import warnings
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from eventstore import EventStore
+from projections import CheckpointWarning, VectorIndex
+from projections.metadata_index import MetadataIndex
+from projections.vectors import StoredRows
+from replay import verify
+
+RNG = np.random.default_rng(4)
+ROWS, DIMENSION = 60, 8
+QUERY = RNG.normal(size=DIMENSION)
+
+
+@pytest.fixture
+def store(tmp_path: Path) -> Any:
+    with EventStore(tmp_path / "agent.db", durability="normal") as store:
+        for number in range(ROWS):
+            metadata = {"n": number, "tags": ["a", number], "kind": None if number % 2 else "even"}
+            store.add(f"text {number}", vector=RNG.normal(size=DIMENSION), memory_id=f"m{number}", metadata=metadata)
+        store.update("m3", metadata={"n": -1.5})
+        store.delete("m5")
+        yield store
+
+
+def open_index(store: EventStore, memory: int = 0) -> VectorIndex:
+    return VectorIndex(store, segment_rows=16, vector_memory=memory)
+
+
+def stored(index: VectorIndex) -> list[Path]:
+    """The files that hold vectors which are not in memory."""
+    assert index._content.segments is not None
+    return [part.vectors.path for part in index._content.segments.parts if isinstance(part.vectors, StoredRows)]
+
+
+def answers(index: VectorIndex) -> list[Any]:
+    """Searches that between them score every row."""
+    return [list(index.search(QUERY, k, as_of=as_of)) for k in (5, ROWS) for as_of in (None, 30, ROWS)]
+
+
+@pytest.fixture
+def expected(store: EventStore) -> Any:
+    """The answers of an index that holds everything in memory; leaves a checkpoint behind."""
+    with open_index(store, memory=2**30) as index:
+        found = answers(index)
+        index.checkpoint()
+    return found
+
+
+def test_vectors_past_the_memory_stay_in_their_files(store: EventStore, expected: Any) -> None:
+    """Opened again: as many in memory as asked for, and the same answers to the last bit."""
+    size = 16 * DIMENSION * 4
+    for memory, files in ((0, 3), (size, 2), (2 * size, 1), (3 * size, 0)):
+        index = open_index(store, memory)
+        assert len(stored(index)) == files
+        assert answers(index) == expected
+
+
+def test_a_checkpoint_lets_go_of_vectors_past_the_memory(store: EventStore, expected: Any) -> None:
+    """Also in the process that wrote it."""
+    index = open_index(store)
+    index.rebuild()
+    assert len(stored(index)) == 3
+    assert answers(index) == expected
+    assert index.faults() == []
+
+
+def test_an_update_that_keeps_its_vector_finds_it_in_a_file(store: EventStore, expected: Any) -> None:
+    """The row of the update holds a copy of what the first one has."""
+    index = open_index(store)
+    position = store.update("m1", metadata={"n": 1}).position
+    index.catch_up()
+    positions, vectors = index.contents()
+    at = positions.tolist().index(position)
+    assert (vectors[at] == store.embeddings([2])[0]).all()
+
+
+@pytest.mark.parametrize("damage", ["flip", "truncate", "remove", "zeros"])
+def test_a_damaged_file_of_vectors_is_mended_from_the_history(store: EventStore, expected: Any, damage: str) -> None:
+    """Found when a row is read: a warning, the right answer, and the file as it was."""
+    index = open_index(store)
+    path = stored(index)[1]
+    whole = path.read_bytes()
+    if damage == "flip":
+        path.write_bytes(bytes([whole[0] ^ 1]) + whole[1:])
+    elif damage == "remove":
+        path.unlink()
+    else:
+        path.write_bytes(whole[:40] if damage == "truncate" else bytes(len(whole)))
+    with pytest.warns(CheckpointWarning, match=r"vectors-000001.*history fills in"):
+        assert answers(index) == expected
+    assert path.read_bytes() == whole
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        assert answers(index) == expected
+        assert answers(open_index(store)) == expected
+
+
+def test_a_damaged_file_that_cannot_be_written_again_costs_no_answer(
+    store: EventStore, expected: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The vectors are in memory then."""
+    index = open_index(store)
+    stored(index)[0].write_bytes(b"")
+
+    def full(*_: Any) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr("projections.checkpoints._write_synced", full)
+    with pytest.warns(CheckpointWarning):
+        assert answers(index) == expected
+
+
+def test_every_flipped_byte_of_a_file_of_vectors_is_found(store: EventStore, expected: Any) -> None:
+    """By looking at the index whole, whatever a search would read."""
+    index = open_index(store)
+    path = stored(index)[0]
+    whole = path.read_bytes()
+    for place in range(0, len(whole), 7):
+        path.write_bytes(whole[:place] + bytes([whole[place] ^ 0x80]) + whole[place + 1 :])
+        with pytest.warns(CheckpointWarning):
+            assert any(path.name in fault for fault in index.faults())
+        index = open_index(store)
+
+
+def test_verify_reports_a_damaged_file_of_vectors(store: EventStore, expected: Any) -> None:
+    """Though no search has read it yet."""
+    with open_index(store) as index:
+        path = stored(index)[2]
+        path.write_bytes(bytes(path.stat().st_size))
+        with pytest.warns(CheckpointWarning):
+            report = verify(store, index)
+    assert not report.ok
+    assert path.name in str(report)
+
+
+FILTERS = [
+    {"n": 7},
+    {"n": {"gt": 20, "lte": 40}},
+    {"n": {"lt": 0}},
+    {"kind": "even"},
+    {"kind": None},
+    {"tags": {"contains": "a"}},
+    {"NOT": {"tags": {"contains": 9}}},
+    {"kind": {"exists": False}},
+]
+
+
+def filtered(index: VectorIndex) -> list[Any]:
+    return [list(index.search(QUERY, 60, filter=filter, as_of=at)) for filter in FILTERS for at in (None, 33, 61)]
+
+
+def test_metadata_are_read_from_the_checkpoint_once_filters_have_been_used(
+    store: EventStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Opening a long history again, the first filtered search reads none of it."""
+    with open_index(store) as index:
+        expected = filtered(index)
+        index.checkpoint()
+    reopened = open_index(store)
+    store.add("late", vector=QUERY, metadata={"n": 7})
+    read: list[int] = []
+    original = store.metadata_json
+    monkeypatch.setattr(store, "metadata_json", lambda at: (read.extend(at), original(at))[1])
+    assert [list(reopened.search(QUERY, 60, filter=f, as_of=at)) for f in FILTERS for at in (62, 33, 61)] == expected
+    assert [hit.content for hit in reopened.search(QUERY, 1, filter={"n": 7})] == ["late"]
+    assert read == [63]
+    reopened.checkpoint()
+    assert filtered(open_index(store))[1:3] == expected[1:3]
+
+
+def test_a_checkpoint_without_metadata_gets_them_later(store: EventStore, expected: Any) -> None:
+    """Filters are first used after the segments have been written."""
+    with open_index(store) as index:
+        found = filtered(index)
+        index.checkpoint()
+        assert index.directory is not None
+        assert len(list(index.directory.glob("metadata-*"))) == 4
+    assert filtered(open_index(store)) == found
+
+
+@pytest.mark.parametrize("damage", ["flip", "truncate", "remove"])
+def test_damaged_metadata_are_passed_over(store: EventStore, damage: str) -> None:
+    """The history has them."""
+    with open_index(store) as index:
+        expected = filtered(index)
+        index.checkpoint()
+    reopened = open_index(store)
+    assert reopened.directory is not None
+    path = next(reopened.directory.glob("metadata-000002-*"))
+    whole = path.read_bytes()
+    if damage == "remove":
+        path.unlink()
+    else:
+        path.write_bytes(whole[:-1] + b"\xff" if damage == "flip" else whole[:30])
+    with pytest.warns(CheckpointWarning, match="metadata-000002"):
+        assert filtered(reopened) == expected
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        b"",
+        b"\x05\x00\x00\x00{}",
+        b"\x02\x00\x00\x00{}",
+        b'\x19\x00\x00\x00{"rows":1,"columns":[[1]]}',
+        b'\x22\x00\x00\x00{"rows":1,"columns":[["a",[1],2]]}' + bytes(16),
+        b'\x22\x00\x00\x00{"rows":1,"columns":[["a",[1],1]]}' + bytes(16),
+        b'\x22\x00\x00\x00{"rows":1,"columns":[["a",[1],1]]}\x00\x00\x00\x00\x07\x00\x00\x00',
+    ],
+)
+def test_packed_metadata_that_make_no_sense_are_refused(content: bytes) -> None:
+    """And leave nothing behind."""
+    index = MetadataIndex()
+    index.extend(['{"a":1}'])
+    with pytest.raises(ValueError, match=r"."):
+        index.extend_packed(content)
+    assert index.rows == 0
