@@ -48,13 +48,18 @@ class Tail:
 
 @dataclass(slots=True)
 class Recorded:
-    """An event as it stands in the history, with the state after it; `new` is False where a retry found it."""
+    """An event as it stands in the history, with the state after it; no `payload` where a retry found it."""
 
     row: EventRow
     content: str | None
     metadata: str | None
     embedding: bytes | None
-    new: bool = True
+    payload: PayloadRow | None
+
+    @property
+    def new(self) -> bool:
+        """Whether this append recorded it."""
+        return self.payload is not None
 
 
 @dataclass(slots=True)
@@ -201,8 +206,9 @@ class _Batch:
             digest,
         )
         row = EventRow(*header, event_hash(tail.hash, *header))
+        payload = PayloadRow(seq, salt, content, metadata, own_embedding)
         self._events.append(row)
-        self._payloads.append(PayloadRow(seq, salt, content, metadata, own_embedding))
+        self._payloads.append(payload)
         tail.position, tail.recorded_at, tail.hash = seq, recorded_at, row.hash
         self._current[memory_id] = _Current(
             version,
@@ -215,7 +221,7 @@ class _Batch:
             embedding,
             True,
         )
-        return Recorded(row, content, metadata, embedding)
+        return Recorded(row, content, metadata, embedding, payload)
 
     def _state(self, memory_id: str) -> _Current | None:
         if memory_id not in self._current:
@@ -271,7 +277,7 @@ def _recorded_before(connection: sqlite3.Connection, operations: Sequence[Prepar
         for row in rows:
             header = EventRow(*row[: len(EVENT_COLUMNS)])
             content, metadata, embedding = row[len(EVENT_COLUMNS) :]
-            known[header.event_id] = Recorded(header, content, metadata, embedding, new=False)
+            known[header.event_id] = Recorded(header, content, metadata, embedding, None)
     return known
 
 

@@ -14,6 +14,7 @@ from eventstore.errors import CorruptHistory
 from eventstore.events import EventRow, PayloadRow
 from eventstore.hashing import GENESIS, event_hash, payload_digest
 from eventstore.queries import HEADERS, PAYLOADS, PLAIN_HEADERS, WHOLE, EventSelection
+from eventstore.recent import RecentRows
 
 __all__ = ["CheckedRows", "chunks"]
 
@@ -31,8 +32,9 @@ def chunks(values: Iterable[T], size: int) -> Iterator[list[T]]:
 class CheckedRows:
     """Reads rows of `events` and `payloads` by position."""
 
-    def __init__(self, connections: Connections) -> None:
+    def __init__(self, connections: Connections, recent: RecentRows) -> None:
         self._connections = connections
+        self._recent = recent
 
     def headers(self, positions: Iterable[int]) -> dict[int, EventRow]:
         """The headers at `positions`; every one of them has to be there."""
@@ -71,6 +73,8 @@ class CheckedRows:
 
     def range(self, after: int, upto: int) -> list[EventRow]:
         """The headers at the positions in `(after, upto]`, ascending, without gaps."""
+        if (recent := self._recent.between(after, upto)) is not None:
+            return [header for header, _ in recent]
         # The row before comes along, so that each is checked against the one read before it.
         rows = self._connections.fetch(f"{PLAIN_HEADERS} WHERE seq >= ? AND seq <= ? ORDER BY seq", (after, upto))
         headers = list(map(EventRow._make, rows))
@@ -98,6 +102,8 @@ class CheckedRows:
         """The payloads of headers that are a range of positions."""
         if not headers:
             return {}
+        if (recent := self._recent.between(headers[0].seq - 1, headers[-1].seq)) is not None:
+            return {payload.seq: payload for _, payload in recent}
         sql = f"{PAYLOADS} WHERE seq >= ? AND seq <= ? ORDER BY seq"
         rows = {
             row[0]: PayloadRow._make(row) for row in self._connections.fetch(sql, (headers[0].seq, headers[-1].seq))

@@ -21,6 +21,7 @@ from eventstore.events import Event, EventRow, Head, HistoryRecord, Memory, Payl
 from eventstore.hashing import GENESIS
 from eventstore.instants import from_microseconds
 from eventstore.queries import CURRENT_POSITION, HEAD, POSITION_AT, EventSelection
+from eventstore.recent import RecentRows
 from eventstore.versions import Positions, VersionTable
 
 __all__ = ["EventColumns", "Reader"]
@@ -48,9 +49,9 @@ class EventColumns:
 class Reader:
     """Reads one history through its connections."""
 
-    def __init__(self, connections: Connections) -> None:
+    def __init__(self, connections: Connections, recent: RecentRows) -> None:
         self._connections = connections
-        self._rows = CheckedRows(connections)
+        self._rows = CheckedRows(connections, recent)
         self._versions = VersionTable()
         # So that of several threads one reads. In memory the one connection sees to that, and a thread that holds
         # it may come here: taking two locks in either order would end in a deadlock.

@@ -23,6 +23,7 @@ from eventstore.operations import Add, Context, Delete, Operation, Prepared, Upd
 from eventstore.queries import EventSelection
 from eventstore.reading import AsOf, Filter, HistoryReads
 from eventstore.reads import Reader
+from eventstore.recent import RecentRows
 from eventstore.slices import RecordedEvents
 from eventstore.transfer import ImportResult, export_records, import_records, write_whole
 from eventstore.writer import Writer
@@ -70,9 +71,11 @@ class EventStore(HistoryReads):
             raise InvalidOperation(f"timeout is {timeout!r}: give seconds, 0 or more")
         self._connections = Connections(os.fsdecode(path), durability=durability, timeout=timeout)
         try:
-            self._reader = Reader(self._connections)
+            recent = RecentRows()
+            self._reader = Reader(self._connections, recent)
             self._writer = Writer(
                 self._connections,
+                recent,
                 clock=clock,
                 embedder=embedder,
                 accept_embedder_change=accept_embedder_change,

@@ -21,6 +21,7 @@ from eventstore.events import Vector
 from eventstore.group import AppendGroup, Job
 from eventstore.instants import LAST_INSTANT, Clock, to_microseconds, wall_clock
 from eventstore.operations import Prepared
+from eventstore.recent import RecentRows
 from eventstore.sqlite import sqlite3
 
 __all__ = ["Transaction", "Writer"]
@@ -70,6 +71,7 @@ class Writer:
     def __init__(
         self,
         connections: Connections,
+        recent: RecentRows,
         *,
         clock: Clock | None,
         embedder: Embedder | None,
@@ -80,6 +82,7 @@ class Writer:
             if given is not None and not callable(given):
                 raise InvalidOperation(f"{name} is of type {type(given).__name__}: give a callable")
         self._connections = connections
+        self._recent = recent
         self._allow_zero = allow_zero_vectors
         self._clock = clock
         self._floor = -(2**63)
@@ -162,6 +165,8 @@ class Writer:
                     job.recorded = transaction.record(job.operations, job.expected_position)
                 except AsofError as error:
                     job.error = error
+        events = [event for job in jobs for event in job.recorded or ()]
+        self._recent.put([(event.row, event.payload) for event in events if event.payload is not None])
 
     def _is_committed(self, jobs: list[Job]) -> bool:
         last = [event.row for job in jobs for event in job.recorded or () if event.new][-1:]
