@@ -10,6 +10,7 @@ from typing import Any
 
 from uuid_utils import uuid7
 
+from eventstore.checked import CheckedRows, require_counted
 from eventstore.errors import (
     AsofError,
     DimensionMismatch,
@@ -23,10 +24,10 @@ from eventstore.errors import (
 from eventstore.events import EventRow, PayloadRow
 from eventstore.hashing import GENESIS, event_hash, payload_digest
 from eventstore.operations import Prepared
-from eventstore.schema import EVENT_COLUMNS
+from eventstore.queries import HEAD
 from eventstore.sqlite import sqlite3
 
-__all__ = ["Recorded", "Tail", "read_tail", "record"]
+__all__ = ["OwnRows", "Recorded", "Tail", "read_tail", "record"]
 
 SALT_LENGTH = 16
 
@@ -71,20 +72,40 @@ class _Current:
     live: bool
     add_seq: int
     embedding_seq: int | None
+    unread: EventRow | None = None  # the header, as long as what follows has not been read
     content: str | None = None
     metadata: str | None = None
     embedding: bytes | None = None
-    loaded: bool = False
 
 
-def read_tail(connection: sqlite3.Connection) -> Tail:
-    """The last event's position, time and hash."""
-    row = connection.execute("SELECT seq, recorded_at, hash FROM events ORDER BY seq DESC LIMIT 1").fetchone()
-    return Tail(0, None, GENESIS) if row is None else Tail(*row)
+class OwnRows:
+    """Rows as the writing connection sees them, for `CheckedRows`: an append builds on nothing unchecked."""
+
+    def __init__(self, connection: sqlite3.Connection, path: str) -> None:
+        self.path = path
+        self.connection = connection
+
+    def fetch(self, sql: str, parameters: Sequence[Any] = ()) -> list[tuple[Any, ...]]:
+        """All rows of one query."""
+        return self.connection.execute(sql, parameters).fetchall()
+
+
+def read_tail(rows: OwnRows, known: Tail | None = None) -> Tail:
+    """The last event's position, time and hash; checked, unless it is the `known` one.
+
+    `CorruptHistory` where the end was changed or cut off: the next event would seal that.
+    """
+    row = rows.fetch(HEAD)[0]
+    tail = Tail(0, None, GENESIS) if row[0] is None else Tail(*row[:3])
+    if tail != known:
+        require_counted(rows.path, tail.position, row[3])
+        if tail.position:
+            CheckedRows(rows).headers([tail.position])
+    return tail
 
 
 def record(
-    connection: sqlite3.Connection,
+    source: OwnRows,
     tail: Tail,
     operations: Sequence[Prepared],
     instant: int,
@@ -98,12 +119,13 @@ def record(
     An operation whose event_id is recorded already with the same content is not written again: its event is
     returned as it stands. Raises before the first row is written.
     """
-    known = _recorded_before(connection, operations)
+    rows = CheckedRows(source)
+    known = _recorded_before(source, rows, operations)
     if expected_position not in (None, tail.position) and any(one.event_id not in known for one in operations):
         raise PositionConflict(
             f"the history is at position {tail.position}, not {expected_position}: read it again and decide anew"
         )
-    batch = _Batch(connection, tail, instant, dimension)
+    batch = _Batch(source.connection, rows, tail, instant, dimension)
     results = []
     for number, operation in enumerate(operations):
         before = known.get(operation.event_id) if operation.event_id is not None else None
@@ -121,8 +143,16 @@ def record(
 class _Batch:
     """Rows to be, and the memories' states as they are after each of them."""
 
-    def __init__(self, connection: sqlite3.Connection, tail: Tail, instant: int, dimension: int | None) -> None:
+    def __init__(
+        self,
+        connection: sqlite3.Connection,
+        rows: CheckedRows,
+        tail: Tail,
+        instant: int,
+        dimension: int | None,
+    ) -> None:
         self._connection = connection
+        self._rows = rows
         self._tail = tail
         self._instant = instant
         self._bytes = None if dimension is None else 4 * dimension
@@ -216,30 +246,30 @@ class _Batch:
             operation.type != "DELETE",
             add_seq,
             embedding_seq,
+            None,
             content,
             metadata,
             embedding,
-            True,
         )
         return Recorded(row, content, metadata, embedding, payload)
 
     def _state(self, memory_id: str) -> _Current | None:
         if memory_id not in self._current:
-            row = self._connection.execute(
-                "SELECT version, seq, type <> 'DELETE', add_seq, embedding_seq FROM events"
-                " WHERE memory_id = ? ORDER BY version DESC LIMIT 1",
-                (memory_id,),
-            ).fetchone()
-            self._current[memory_id] = None if row is None else _Current(*row)
+            last = self._rows.last_of(memory_id)
+            self._current[memory_id] = (
+                None
+                if last is None
+                else _Current(last.version, last.seq, last.type != "DELETE", last.add_seq, last.embedding_seq, last)
+            )
         return self._current[memory_id]
 
     def _load(self, current: _Current) -> None:
-        if not current.loaded:
-            current.content, current.metadata, current.embedding = self._connection.execute(
-                "SELECT p.content, p.metadata, v.embedding FROM payloads p, payloads v WHERE p.seq = ? AND v.seq = ?",
-                (current.seq, current.embedding_seq),
-            ).fetchone()
-            current.loaded = True
+        # What an update keeps gets a digest of its own: what was changed in the file must not come by one that way.
+        if current.unread is not None:
+            payload = self._rows.payloads([current.unread])[current.seq]
+            current.content, current.metadata = payload.content, payload.metadata
+            current.embedding = self._rows.embedding_of(current.unread)
+            current.unread = None
 
     def _check_length(self, embedding: bytes) -> None:
         # Operations were checked before the lock was taken; another process may have fixed the dimension since.
@@ -263,21 +293,18 @@ class _Batch:
             self._connection.execute(f"INSERT INTO {table} VALUES {places}", tuple(chain.from_iterable(some)))
 
 
-def _recorded_before(connection: sqlite3.Connection, operations: Sequence[Prepared]) -> dict[str, Recorded]:
+def _recorded_before(source: OwnRows, rows: CheckedRows, operations: Sequence[Prepared]) -> dict[str, Recorded]:
     ids = [operation.event_id for operation in operations if operation.event_id is not None]
     known: dict[str, Recorded] = {}
     for start in range(0, len(ids), 500):
         some = ids[start : start + 500]
-        rows = connection.execute(
-            f"SELECT {', '.join('e.' + name for name in EVENT_COLUMNS)}, p.content, p.metadata, v.embedding"
-            " FROM events e JOIN payloads p ON p.seq = e.seq LEFT JOIN payloads v ON v.seq = e.embedding_seq"
-            f" WHERE e.event_id IN ({','.join('?' * len(some))})",
-            some,
-        ).fetchall()
-        for row in rows:
-            header = EventRow(*row[: len(EVENT_COLUMNS)])
-            content, metadata, embedding = row[len(EVENT_COLUMNS) :]
-            known[header.event_id] = Recorded(header, content, metadata, embedding, None)
+        sql = f"SELECT seq FROM events INDEXED BY events_event_id WHERE event_id IN ({','.join('?' * len(some))})"
+        headers = rows.headers(seq for (seq,) in source.fetch(sql, some))
+        payloads = rows.payloads(headers.values())
+        for header in headers.values():
+            payload = payloads[header.seq]
+            embedding = payload.embedding if header.embedding_seq == header.seq else rows.embedding_of(header)
+            known[header.event_id] = Recorded(header, payload.content, payload.metadata, embedding, None)
     return known
 
 

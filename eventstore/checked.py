@@ -5,20 +5,25 @@ So no read returns what was changed in the file since it was recorded; it raises
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+import struct
+from collections.abc import Iterable, Iterator, Sequence
 from itertools import islice
-from typing import Any, TypeVar
+from typing import Any, Protocol, TypeVar
 
-from eventstore.connections import Connections
 from eventstore.errors import CorruptHistory
 from eventstore.events import EventRow, PayloadRow
 from eventstore.hashing import GENESIS, event_hash, payload_digest
-from eventstore.queries import HEADERS, PAYLOADS, PLAIN_HEADERS, WHOLE, EventSelection
+from eventstore.instants import FIRST_INSTANT, LAST_INSTANT
+from eventstore.queries import HEADERS, LAST_OF_MEMORY, PAYLOADS, PLAIN_HEADERS, WHOLE, EventSelection
 from eventstore.recent import RecentRows
 
-__all__ = ["CheckedRows", "chunks"]
+__all__ = ["CheckedRows", "RowSource", "chunks", "require_counted"]
 
 _SOME = 500
+_TYPES = ("ADD", "UPDATE", "DELETE")
+
+# What hashing raises where a row holds a value of a type that its column cannot hold.
+_WRONG_TYPE = (TypeError, AttributeError, ValueError, struct.error)
 T = TypeVar("T")
 
 
@@ -29,19 +34,36 @@ def chunks(values: Iterable[T], size: int) -> Iterator[list[T]]:
         yield some
 
 
+def require_counted(path: str, position: int, counter: object) -> None:
+    """Refuse a history that ends elsewhere than SQLite's own count of its events: its end was cut off."""
+    if (counter or 0) != position:
+        raise CorruptHistory(
+            f"{path} ends at position {position}, and {counter!r} events were recorded: run `replay verify`"
+        )
+
+
+class RowSource(Protocol):
+    """Where rows come from: the read connections of a store, or the one that it writes through."""
+
+    path: str
+
+    def fetch(self, sql: str, parameters: Sequence[Any] = ()) -> list[tuple[Any, ...]]:
+        """All rows of one query."""
+
+
 class CheckedRows:
     """Reads rows of `events` and `payloads` by position."""
 
-    def __init__(self, connections: Connections, recent: RecentRows) -> None:
-        self._connections = connections
-        self._recent = recent
+    def __init__(self, source: RowSource, recent: RecentRows | None = None) -> None:
+        self._source = source
+        self._recent = recent or RecentRows()
 
     def headers(self, positions: Iterable[int]) -> dict[int, EventRow]:
         """The headers at `positions`; every one of them has to be there."""
         found: dict[int, EventRow] = {}
         for some in chunks(positions, _SOME):
             sql = f"{HEADERS} NOT INDEXED WHERE e.seq IN ({','.join('?' * len(some))})"
-            rows = self._checked(self._connections.fetch(sql, [int(position) for position in some]))
+            rows = self._checked(self._source.fetch(sql, [int(position) for position in some]))
             found.update((header.seq, header) for header in rows)
             self._require(some, found)
         return found
@@ -53,7 +75,7 @@ class CheckedRows:
         width = len(EventRow._fields) + 1
         for some in chunks(positions, _SOME):
             sql = f"{WHOLE} WHERE e.seq IN ({','.join('?' * len(some))})"
-            rows = self._connections.fetch(sql, [int(position) for position in some])
+            rows = self._source.fetch(sql, [int(position) for position in some])
             found = self._checked(row[:width] for row in rows)
             headers.update((header.seq, header) for header in found)
             self._require(some, headers)
@@ -64,25 +86,34 @@ class CheckedRows:
 
     def page(self, selection: EventSelection, limit: int) -> list[EventRow]:
         """The first `limit` headers of a selection, in its order; a whole range has to be without gaps."""
-        headers = self._checked(self._connections.fetch(*selection.page(limit)))
+        headers = self._checked(self._source.fetch(*selection.page(limit)))
         if selection.is_whole_range:
             count = min(limit, selection.upto - selection.after)
             first = selection.upto - count if selection.reverse else selection.after
             self._require(range(first + 1, first + count + 1), {header.seq for header in headers})
         return headers
 
+    def recent_heads(self, position: int) -> list[tuple[int, int | None, bytes]]:
+        """Position, recorded_at and hash of the event at `position`, if this store has just recorded it."""
+        recent = self._recent.between(position - 1, position) or []
+        return [(header.seq, header.recorded_at, header.hash) for header, _ in recent]
+
+    def last_of(self, memory_id: str) -> EventRow | None:
+        """The header of a memory's last event; None where it has none."""
+        headers = self._checked(self._source.fetch(LAST_OF_MEMORY, (memory_id,)))
+        return headers[0] if headers else None
+
     def range(self, after: int, upto: int) -> list[EventRow]:
         """The headers at the positions in `(after, upto]`, ascending, without gaps."""
         if (recent := self._recent.between(after, upto)) is not None:
             return [header for header, _ in recent]
         # The row before comes along, so that each is checked against the one read before it.
-        rows = self._connections.fetch(f"{PLAIN_HEADERS} WHERE seq >= ? AND seq <= ? ORDER BY seq", (after, upto))
+        rows = self._source.fetch(f"{PLAIN_HEADERS} WHERE seq >= ? AND seq <= ? ORDER BY seq", (after, upto))
         headers = list(map(EventRow._make, rows))
         self._require(range(max(after, 1), upto + 1), {header.seq for header in headers})
         before = GENESIS if after == 0 else headers.pop(0).hash
         for header in headers:
-            if event_hash(before, *header[:-1]) != header.hash:
-                raise self.damaged(header.seq, "does not fit into the hash chain")
+            self._check_header(before, header)
             before = header.hash
         return headers
 
@@ -91,12 +122,21 @@ class CheckedRows:
         found: dict[int, PayloadRow] = {}
         for some in chunks(headers, _SOME):
             sql = f"{PAYLOADS} WHERE seq IN ({','.join('?' * len(some))})"
-            rows = {
-                row[0]: PayloadRow._make(row) for row in self._connections.fetch(sql, [header.seq for header in some])
-            }
+            rows = {row[0]: PayloadRow._make(row) for row in self._source.fetch(sql, [header.seq for header in some])}
             self._check_payloads(some, rows)
             found.update(rows)
         return found
+
+    def embedding_of(self, header: EventRow) -> bytes | None:
+        """The embedding in force after an event; None after a DELETE."""
+        if header.embedding_seq is None:
+            return None
+        holder = header if header.embedding_seq == header.seq else self.headers([header.embedding_seq])
+        found = self.payloads([holder] if isinstance(holder, EventRow) else holder.values())
+        embedding = found[header.embedding_seq].embedding
+        if embedding is None:
+            raise self.damaged(header.seq, "has no embedding")
+        return embedding
 
     def payload_range(self, headers: list[EventRow]) -> dict[int, PayloadRow]:
         """The payloads of headers that are a range of positions."""
@@ -105,9 +145,7 @@ class CheckedRows:
         if (recent := self._recent.between(headers[0].seq - 1, headers[-1].seq)) is not None:
             return {payload.seq: payload for _, payload in recent}
         sql = f"{PAYLOADS} WHERE seq >= ? AND seq <= ? ORDER BY seq"
-        rows = {
-            row[0]: PayloadRow._make(row) for row in self._connections.fetch(sql, (headers[0].seq, headers[-1].seq))
-        }
+        rows = {row[0]: PayloadRow._make(row) for row in self._source.fetch(sql, (headers[0].seq, headers[-1].seq))}
         self._check_payloads(headers, rows)
         return rows
 
@@ -118,17 +156,36 @@ class CheckedRows:
             before = GENESIS if header.seq == 1 else row[-1]
             if before is None:
                 raise self.damaged(header.seq - 1, "is missing")
-            if event_hash(before, *header[:-1]) != header.hash:
-                raise self.damaged(header.seq, "does not fit into the hash chain")
+            self._check_header(before, header)
             headers.append(header)
         return headers
+
+    def _check_header(self, before: Any, header: EventRow) -> None:
+        try:
+            fits = event_hash(before, *header[:-1]) == header.hash
+        except _WRONG_TYPE:
+            fits = False
+        if not fits:
+            raise self.damaged(header.seq, "does not fit into the hash chain")
+        # Where somebody wrote the chain anew it proves nothing, and these would raise something else further on.
+        occurred_at = FIRST_INSTANT if header.occurred_at is None else header.occurred_at
+        if (
+            header.type not in _TYPES
+            or not FIRST_INSTANT <= header.recorded_at <= LAST_INSTANT
+            or not FIRST_INSTANT <= occurred_at <= LAST_INSTANT
+        ):
+            raise self.damaged(header.seq, "holds what no append can have recorded")
 
     def _check_payloads(self, headers: Iterable[EventRow], rows: dict[int, PayloadRow]) -> None:
         for header in headers:
             row = rows.get(header.seq)
             if row is None:
                 raise self.damaged(header.seq, "has no payload")
-            if payload_digest(row.salt, row.content, row.metadata, row.embedding) != header.payload_digest:
+            try:
+                matches = payload_digest(row.salt, row.content, row.metadata, row.embedding) == header.payload_digest
+            except _WRONG_TYPE:
+                matches = False
+            if not matches:
                 raise self.damaged(header.seq, "does not match the digest of its payload")
 
     def _require(self, positions: Iterable[int], found: Any) -> None:
@@ -138,4 +195,4 @@ class CheckedRows:
 
     def damaged(self, position: int, what: str) -> CorruptHistory:
         """The error that says so."""
-        return CorruptHistory(f"event {position} of {self._connections.path} {what}: run `replay verify`")
+        return CorruptHistory(f"event {position} of {self._source.path} {what}: run `replay verify`")

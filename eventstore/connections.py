@@ -30,6 +30,7 @@ from eventstore.schema import (
     refuse_newer,
     require_schema,
 )
+from eventstore.shape import refuse_foreign_schema, require_tables
 from eventstore.sqlite import sqlite3
 
 __all__ = ["Connections", "Durability", "translated"]
@@ -40,6 +41,15 @@ Row = tuple[Any, ...]
 LOG_LIMIT = 64 * 2**20  # bytes at which the write-ahead log is folded into the file: twice the bulk rate of the default
 
 _IDLE_READERS = 8
+
+GUARDS = (
+    "trusted_schema = OFF",  # nothing that is written in the file's schema may call what has effects
+    "cell_size_check = ON",
+    "mmap_size = 0",  # a mapped file that somebody cuts ends the process (SIGBUS), and one that fails is no error
+)
+
+# What SQLite, or its driver, says of files whose contents it cannot make sense of.
+_DAMAGED = ("no such", "malformed", "not a database", "corrupt", "could not decode", "no query solution")
 
 
 @contextlib.contextmanager
@@ -65,7 +75,7 @@ def _translate(error: Exception, path: str, timeout: float) -> AsofError:
         )
     if "unable to open" in text:
         return StorageError(f"cannot open {path} or the files beside it: look at the permissions of its directory")
-    if "no such" in text or "malformed" in text or "not a database" in text or "corrupt" in text:
+    if any(words in text for words in _DAMAGED):
         return CorruptHistory(f"{path} is damaged ({error}): run `replay verify` to see what is still good")
     if "full" in text:
         return StorageError(f"no space left for {path} ({error}): free some; nothing was written")
@@ -138,7 +148,9 @@ class Connections:
         try:
             db = Database(connection, recursive_triggers=True)
             # Asked of SQLite, which first undoes what a process that died while it created the file left of that.
+            connection.execute("PRAGMA trusted_schema = OFF")
             if connection.execute("PRAGMA page_count").fetchone()[0]:
+                refuse_foreign_schema(connection, self.path)
                 refuse_newer(db, self.path)  # before anything is changed
             else:
                 # Before WAL, so that the page size holds and the file is known as ours from its first page.
@@ -150,6 +162,7 @@ class Connections:
             try:
                 self._write_log_again()
                 apply_migrations(db, self.path)
+                require_tables(connection, self.path)
                 connection.execute("COMMIT")
             except BaseException:
                 if connection.in_transaction:
@@ -230,7 +243,9 @@ class Connections:
             connection = self._connect(self._query)
         try:
             self._tune(connection)
+            refuse_foreign_schema(connection, self.path)
             require_schema(Database(connection), self.path)
+            require_tables(connection, self.path)
         except BaseException:
             connection.close()
             raise
@@ -248,8 +263,7 @@ class Connections:
             f"synchronous = {'FULL' if self._durability == 'full' else 'NORMAL'}",
             f"wal_autocheckpoint = {LOG_LIMIT // PAGE_SIZE}",
             "cache_size = -65536",
-            "trusted_schema = OFF",
-            "cell_size_check = ON",
+            *GUARDS,
         ):
             connection.execute(f"PRAGMA {pragma}")
 

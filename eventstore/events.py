@@ -11,6 +11,7 @@ import numpy as np
 import numpy.typing as npt
 import orjson
 
+from eventstore.errors import CorruptHistory
 from eventstore.instants import from_microseconds
 
 __all__ = ["Event", "EventType", "Head", "HistoryRecord", "Memory", "Vector", "vector_of"]
@@ -22,6 +23,32 @@ Vector = npt.NDArray[np.float32]
 def vector_of(embedding: bytes) -> Vector:
     """The float32 vector that an embedding's little-endian bytes hold; read-only, shape `(dimension,)`."""
     return np.frombuffer(embedding, dtype="<f4")
+
+
+_DEEPEST = 66  # levels of lists and objects in recorded metadata: `checks.MAX_DEPTH` below the object's own values
+
+
+def metadata_of(text: str, position: int | None = None) -> dict[str, Any]:
+    """The metadata of recorded JSON text; `CorruptHistory` for what no append records, though its digest be right."""
+    try:
+        metadata = orjson.loads(text)
+    except orjson.JSONDecodeError:
+        metadata = None
+    # What is nested deeper than Python's recursion goes could be parsed, and then neither compared nor matched.
+    if not isinstance(metadata, dict) or (text.count("{") + text.count("[") > _DEEPEST and _depth(metadata) > _DEEPEST):
+        where = "an event" if position is None else f"event {position}"
+        raise CorruptHistory(f"{where} has metadata that no append can have recorded: run `replay verify`")
+    return metadata
+
+
+def _depth(metadata: dict[str, Any]) -> int:
+    depth = 0
+    level: list[dict[str, Any] | list[Any]] = [metadata]
+    while level:
+        depth += 1
+        inside = [inner for value in level for inner in (value.values() if isinstance(value, dict) else value)]
+        level = [value for value in inside if isinstance(value, (dict, list))]
+    return depth
 
 
 @dataclass(frozen=True, slots=True)
@@ -165,6 +192,6 @@ def event_from(row: EventRow, content: str | None, metadata: str | None, embeddi
         payload_digest=row.payload_digest.hex(),
         hash=row.hash.hex(),
         content=content,
-        metadata=None if metadata is None else orjson.loads(metadata),
+        metadata=None if metadata is None else metadata_of(metadata, row.seq),
         embedding=embedding,
     )

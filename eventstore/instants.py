@@ -10,6 +10,7 @@ from datetime import datetime, timedelta, timezone
 from eventstore.errors import InvalidInstant
 
 __all__ = [
+    "FIRST_INSTANT",
     "LAST_INSTANT",
     "Clock",
     "format_instant",
@@ -25,7 +26,9 @@ Clock = Callable[[], datetime]
 LAST_INSTANT = 253_402_300_799_999_999
 """9999-12-31T23:59:59.999999Z, the last that a datetime can say."""
 
-_FIRST_INSTANT = -62_135_596_800_000_000  # 0001-01-01T00:00:00Z
+FIRST_INSTANT = -62_135_596_800_000_000
+"""0001-01-01T00:00:00Z, the first that a datetime can say."""
+
 _EPOCH = datetime(1970, 1, 1, tzinfo=timezone.utc)
 _MICROSECOND = timedelta(microseconds=1)
 _ISO = re.compile(
@@ -42,7 +45,7 @@ def to_microseconds(instant: datetime) -> int:
     if instant.tzinfo is None or instant.utcoffset() is None:
         raise InvalidInstant(f"instant {instant.isoformat()} has no time zone: {_REMEDY}")
     microseconds = (instant - _EPOCH) // _MICROSECOND
-    if not _FIRST_INSTANT <= microseconds <= LAST_INSTANT:
+    if not FIRST_INSTANT <= microseconds <= LAST_INSTANT:
         raise InvalidInstant(f"instant {instant.isoformat()} is not within the years 1 to 9999 of UTC: {_REMEDY}")
     return microseconds
 

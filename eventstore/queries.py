@@ -10,19 +10,43 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
+from eventstore.checks import MAX_DIMENSION
 from eventstore.schema import EVENT_COLUMNS
 
-__all__ = ["CURRENT_POSITION", "HEAD", "HEADERS", "PAYLOADS", "PLAIN_HEADERS", "POSITION_AT", "WHOLE", "EventSelection"]
+__all__ = [
+    "COMPARE_INDEXES",
+    "CURRENT_POSITION",
+    "HEAD",
+    "HEADERS",
+    "LAST_OF_MEMORY",
+    "PAYLOADS",
+    "PAYLOAD_COLUMNS",
+    "PLAIN_HEADERS",
+    "POSITION_AT",
+    "WHOLE",
+    "EventSelection",
+]
 
 # A header is checked against the hash of the event before, so that comes with it.
 _HEADER = ", ".join(f"e.{name}" for name in EVENT_COLUMNS)
 HEADERS = f"SELECT {_HEADER}, (SELECT hash FROM events WHERE seq = e.seq - 1) FROM events e"
-WHOLE = (
-    f"SELECT {_HEADER}, (SELECT hash FROM events WHERE seq = e.seq - 1), p.seq, p.salt, p.content, p.metadata,"
-    " p.embedding FROM events e NOT INDEXED LEFT JOIN payloads p ON p.seq = e.seq"
-)
 PLAIN_HEADERS = f"SELECT {', '.join(EVENT_COLUMNS)} FROM events NOT INDEXED"
-PAYLOADS = "SELECT seq, salt, content, metadata, embedding FROM payloads"
+
+# A blob that is longer than any embedding is not read, so that a file cannot make its reader hold it: in its place
+# comes its length, which no digest matches. (SQLite knows a blob's length without reading it.)
+PAYLOAD_COLUMNS = (
+    "seq, salt, content, metadata,"
+    f" CASE WHEN length(embedding) > {4 * MAX_DIMENSION} THEN length(embedding) ELSE embedding END"
+)
+PAYLOADS = f"SELECT {PAYLOAD_COLUMNS} FROM payloads"
+WHOLE = (
+    f"SELECT {_HEADER}, (SELECT hash FROM events WHERE seq = e.seq - 1), p.*"
+    f" FROM events e NOT INDEXED LEFT JOIN ({PAYLOADS}) p ON p.seq = e.seq"
+)
+
+LAST_OF_MEMORY = (
+    f"{HEADERS} INDEXED BY events_memory WHERE e.memory_id = ? AND e.version > 0 ORDER BY e.version DESC LIMIT 1"
+)
 
 CURRENT_POSITION = (
     "SELECT seq, type FROM events INDEXED BY events_memory"
@@ -35,7 +59,14 @@ POSITION_AT = (
     " WHERE recorded_at <= ? ORDER BY recorded_at DESC, seq DESC LIMIT 1"
 )
 
-HEAD = "SELECT seq, recorded_at, hash FROM events ORDER BY seq DESC LIMIT 1"
+# With how many events SQLite has counted: fewer rows than that, and the end was cut off.
+HEAD = (
+    "SELECT e.seq, e.recorded_at, e.hash, c.seq FROM (SELECT 1) LEFT JOIN"
+    " (SELECT seq, recorded_at, hash FROM events ORDER BY seq DESC LIMIT 1) e ON 1 LEFT JOIN"
+    " (SELECT seq FROM sqlite_sequence WHERE name = 'events' LIMIT 1) c ON 1"
+)
+
+COMPARE_INDEXES = "PRAGMA integrity_check(events)"
 
 
 _EQUALITIES = ("memory_id", "correlation_id", "actor_id", "role", "type")  # the narrowest first

@@ -8,12 +8,11 @@ from datetime import datetime
 from typing import Any
 
 import numpy as np
-import orjson
 
 from eventstore.checks import check_count, check_id
 from eventstore.connections import Connections
 from eventstore.errors import InvalidInstant, InvalidOperation, MemoryNotFound
-from eventstore.events import Event, EventType, Head, HistoryRecord, Memory, Vector
+from eventstore.events import Event, EventType, Head, HistoryRecord, Memory, Vector, metadata_of
 from eventstore.filters import Everything, parse_filter
 from eventstore.filters import Filter as FilterTree
 from eventstore.instants import format_instant, from_microseconds, parse_instant
@@ -21,7 +20,7 @@ from eventstore.queries import EventSelection
 from eventstore.reads import Reader
 from eventstore.slices import EventRange
 from eventstore.versions import Positions
-from eventstore.writer import Writer
+from eventstore.writer import Writer, recorded_dimension
 
 __all__ = ["AsOf", "Filter", "HistoryReads"]
 
@@ -48,7 +47,7 @@ class HistoryReads:
         self._connections.require_open()
         if self._writer.dimension is None:
             rows = self._connections.fetch("SELECT value FROM settings WHERE key = 'dimension'")
-            self._writer.dimension = int(rows[0][0]) if rows else None
+            self._writer.dimension = recorded_dimension(rows[0][0]) if rows else None
         return self._writer.dimension
 
     # Positions and instants
@@ -251,7 +250,7 @@ class HistoryReads:
         if isinstance(tree, Everything):
             return [int(at) for at in positions]
         found = self._reader.metadata(positions.tolist())
-        return [at for at, metadata in found if tree.matches(orjson.loads(metadata))]
+        return [at for at, metadata in found if tree.matches(metadata_of(metadata, at))]
 
     # For projections: reads by position
 

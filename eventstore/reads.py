@@ -1,7 +1,9 @@
 """Reads of the history. Positions are resolved first; what lies at or before one never changes.
 
 So a read is a series of short queries and needs no transaction held open: a page read later belongs to the same
-past. Every row that goes into an answer is checked as it is read; see `CheckedRows`.
+past. Every row that goes into an answer is checked as it is read; see `CheckedRows`. What is selected by anything but
+its position is another matter: there damage could leave something out, a memory's last version above all. So before
+the first such read the whole history is gone through; see `Reader._require_whole`.
 """
 
 from __future__ import annotations
@@ -13,14 +15,24 @@ from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
-import orjson
 
-from eventstore.checked import CheckedRows, chunks
+from eventstore.checked import CheckedRows, chunks, require_counted
 from eventstore.connections import Connections
-from eventstore.events import Event, EventRow, Head, HistoryRecord, Memory, PayloadRow, Vector, event_from
+from eventstore.errors import CorruptHistory
+from eventstore.events import (
+    Event,
+    EventRow,
+    Head,
+    HistoryRecord,
+    Memory,
+    PayloadRow,
+    Vector,
+    event_from,
+    metadata_of,
+)
 from eventstore.hashing import GENESIS
 from eventstore.instants import from_microseconds
-from eventstore.queries import CURRENT_POSITION, HEAD, POSITION_AT, EventSelection
+from eventstore.queries import COMPARE_INDEXES, CURRENT_POSITION, HEAD, POSITION_AT, EventSelection
 from eventstore.recent import RecentRows
 from eventstore.versions import Positions, VersionTable
 
@@ -53,14 +65,24 @@ class Reader:
         self._connections = connections
         self._rows = CheckedRows(connections, recent)
         self._versions = VersionTable()
+        self._checked_head: tuple[int, int | None, bytes] | None = None
+        # In memory there is no file that could be damaged.
+        self._whole = connections.in_memory
         # So that of several threads one reads. In memory the one connection sees to that, and a thread that holds
         # it may come here: taking two locks in either order would end in a deadlock.
         self._catching_up = contextlib.nullcontext() if connections.in_memory else threading.Lock()
 
     def head(self) -> tuple[int, int | None, bytes]:
-        """Position, recorded_at and hash of the last event."""
-        rows = self._connections.fetch(HEAD)
-        return rows[0] if rows else (0, None, GENESIS)
+        """Position, recorded_at and hash of the last event; `CorruptHistory` where the end was cut off or changed."""
+        row = self._connections.fetch(HEAD)[0]
+        head: tuple[int, int | None, bytes] = (0, None, GENESIS) if row[0] is None else row[:3]
+        if head != self._checked_head and head not in self._rows.recent_heads(head[0]):
+            require_counted(self._connections.path, head[0], row[3])
+            if head[0]:
+                last = self._rows.headers([head[0]])[head[0]]
+                head = (last.seq, last.recorded_at, last.hash)
+            self._checked_head = head
+        return head
 
     def hash_at(self, position: int) -> str | None:
         """The chain's hash at a position, hexadecimal; None beyond the head."""
@@ -72,7 +94,13 @@ class Reader:
     def last_at(self, microseconds: int) -> int:
         """Position of the last event that was recorded no later; 0 if none was."""
         rows = self._connections.fetch(POSITION_AT, (microseconds,))
-        return int(rows[0][0]) if rows else 0
+        found = int(rows[0][0]) if rows else 0
+        # Times never decrease, so the events on both sides of the cut prove it, whatever the index said.
+        beside = [seq for seq in (found, found + 1) if 1 <= seq <= self.head()[0]]
+        for header in self._rows.headers(beside).values():
+            if (header.recorded_at <= microseconds) != (header.seq == found):
+                raise self._rows.damaged(header.seq, "is not where the index of times says")
+        return found
 
     def head_at(self, position: int) -> Head:
         """The head as it was at a position."""
@@ -139,6 +167,8 @@ class Reader:
                 )
 
     def _pages(self, selection: EventSelection, limit: int | None) -> Iterator[list[EventRow]]:
+        if not selection.is_whole_range:
+            self._require_whole()
         left = limit
         while (left is None or left > 0) and selection.after < selection.upto:
             size = _PAGE if left is None else min(left, _PAGE)
@@ -154,6 +184,7 @@ class Reader:
 
     def current_position(self, memory_id: str, position: int) -> int | None:
         """Position of the event that gave a memory its state as of `position`; None where it is not live."""
+        self._require_whole()
         rows = self._connections.fetch(CURRENT_POSITION, (memory_id, position))
         return int(rows[0][0]) if rows and rows[0][1] != "DELETE" else None
 
@@ -166,6 +197,21 @@ class Reader:
         """How many memories are live as of `position`."""
         self._catch_up(position)
         return self._versions.count(position)
+
+    def _require_whole(self) -> None:
+        """Once: hold all headers against the chain, and have SQLite hold its indexes against them.
+
+        So that a selection leaves nothing out. A row whose key was changed, or an entry of an index, is one that a
+        query does not find: of what it does find nothing is wrong, and yet the answer may be an older version.
+        """
+        if self._whole:
+            return
+        self._catch_up(self.head()[0])
+        problem = self._connections.fetch(COMPARE_INDEXES)[0][0]
+        if problem != "ok":
+            text = " ".join(str(problem).split())[:200]
+            raise CorruptHistory(f"an index of {self._connections.path} is damaged ({text}): run `replay verify`")
+        self._whole = True
 
     def _catch_up(self, position: int) -> None:
         with self._catching_up:
@@ -194,7 +240,7 @@ class Reader:
         return Memory(
             memory_id=header.memory_id,
             content=payload.content,
-            metadata=orjson.loads(payload.metadata),
+            metadata=metadata_of(payload.metadata, header.seq),
             version=header.version,
             position=header.seq,
             created_at=from_microseconds(added_by.recorded_at),

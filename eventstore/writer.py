@@ -5,13 +5,15 @@ from __future__ import annotations
 import contextlib
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
+from typing import Any
 
-from eventstore.append import Recorded, Tail, read_tail, record
-from eventstore.checks import check_matrix
+from eventstore.append import OwnRows, Recorded, Tail, read_tail, record
+from eventstore.checks import MAX_DIMENSION, check_matrix
 from eventstore.connections import Connections
 from eventstore.embedders import Embedder, embed_texts, embedder_name
 from eventstore.errors import (
     AsofError,
+    CorruptHistory,
     EmbedderMismatch,
     EmbedderMissing,
     InvalidInstant,
@@ -24,7 +26,7 @@ from eventstore.operations import Prepared
 from eventstore.recent import RecentRows
 from eventstore.sqlite import sqlite3
 
-__all__ = ["Transaction", "Writer"]
+__all__ = ["Transaction", "Writer", "recorded_dimension"]
 
 
 class Transaction:
@@ -33,8 +35,9 @@ class Transaction:
     `instant` is that of the append under way: not before `earliest`, and later than the last event's.
     """
 
-    def __init__(self, connection: sqlite3.Connection, earliest: int, tail: Tail, dimension: int | None) -> None:
-        self.connection = connection
+    def __init__(self, source: OwnRows, earliest: int, tail: Tail, dimension: int | None) -> None:
+        self._source = source
+        self.connection = source.connection
         self.tail = tail
         self.dimension = dimension
         self.instant = earliest
@@ -55,7 +58,7 @@ class Transaction:
         An `AsofError` is raised before anything of them is written, and leaves the transaction as it was.
         """
         tail = replace(self.tail)
-        recorded = record(self.connection, tail, operations, self.instant, self.dimension, expected_position)
+        recorded = record(self._source, tail, operations, self.instant, self.dimension, expected_position)
         self.tail = tail
         if self.dimension is None:
             first = next((event.embedding for event in recorded if event.embedding is not None), None)
@@ -63,6 +66,14 @@ class Transaction:
                 self.dimension = len(first) // 4
                 self.connection.execute("INSERT INTO settings VALUES ('dimension', ?)", (str(self.dimension),))
         return recorded
+
+
+def recorded_dimension(value: Any) -> int:
+    """The dimension that a history's settings say; `CorruptHistory` where they say something else."""
+    if isinstance(value, str) and value.isascii() and value.isdigit() and len(value) <= 5:
+        if 1 <= (dimension := int(value)) <= MAX_DIMENSION and str(dimension) == value:
+            return dimension
+    raise CorruptHistory(f"the recorded dimension is {str(value)[:40]!r}, which is none: run `replay verify`")
 
 
 class Writer:
@@ -86,10 +97,11 @@ class Writer:
         self._allow_zero = allow_zero_vectors
         self._clock = clock
         self._floor = -(2**63)
+        self._tail: Tail | None = None  # as it was last seen and found good
         self._group = AppendGroup(self._commit, self._is_committed)
         self.embedder = embedder
         settings: dict[str, str] = dict(connections.fetch("SELECT key, value FROM settings"))
-        self.dimension: int | None = int(settings["dimension"]) if "dimension" in settings else None
+        self.dimension: int | None = recorded_dimension(settings["dimension"]) if "dimension" in settings else None
         self.embedder_name: str | None = settings.get("embedder")
         if embedder is not None:
             self._take_embedder(embedder_name(embedder), accept_embedder_change)
@@ -125,14 +137,17 @@ class Writer:
         """Begin a write transaction with its own instant: later than the head's and than any answered before."""
         with self._connections.writing() as connection:
             earliest = max(self.now(), self._floor + 1)
-            transaction = Transaction(connection, earliest, read_tail(connection), self._dimension_in(connection))
+            source = OwnRows(connection, self._connections.path)
+            tail = read_tail(source, self._tail)
+            transaction = Transaction(source, earliest, tail, self._dimension_in(connection))
             yield transaction
         self.dimension = transaction.dimension
+        self._tail = transaction.tail
 
     def _dimension_in(self, connection: sqlite3.Connection) -> int | None:
         if self.dimension is None:
             row = connection.execute("SELECT value FROM settings WHERE key = 'dimension'").fetchone()
-            return None if row is None else int(row[0])
+            return None if row is None else recorded_dimension(row[0])
         return self.dimension
 
     @property

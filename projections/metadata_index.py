@@ -13,6 +13,7 @@ import numpy as np
 import numpy.typing as npt
 import orjson
 
+from eventstore.events import metadata_of
 from eventstore.filters import And, Condition, Everything, Filter, Not, Or, json_key
 from eventstore.versions import grown
 
@@ -129,7 +130,7 @@ class MetadataIndex:
 
     def _parse(self, text: str) -> list[tuple[_Column, int]]:
         pairs = []
-        for key, value in orjson.loads(text).items():
+        for key, value in metadata_of(text).items():
             column = self._columns.setdefault(key, _Column())
             pairs.append((column, column.number_of(value)))
         if len(self._remembered) >= _REMEMBERED_TEXTS:
