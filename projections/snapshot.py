@@ -98,7 +98,9 @@ def newest_good(
     Raises:
         IndexMismatch: a sound generation is of another history or of another dimension.
     """
-    for path in checkpoints.newest_first():
+    paths = checkpoints.newest_first()
+    while paths:
+        path = paths.pop(0)
         try:
             manifest = checkpoints.read_manifest(path)
             # Asked anew each time: another process may have appended and checkpointed since.
@@ -109,7 +111,11 @@ def newest_good(
                 continue
             return _read(checkpoints, manifest, metric, vector_memory)
         except Unusable as error:
-            checkpoints.set_aside(path, error)
+            if path.exists():
+                checkpoints.set_aside(path, error)
+            else:
+                # Another process has written newer ones meanwhile, and removed this one with its files.
+                paths = checkpoints.newest_first()
     return None
 
 
