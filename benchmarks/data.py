@@ -14,7 +14,7 @@ from __future__ import annotations
 
 import json
 import os
-from functools import cached_property
+from functools import cache, cached_property
 from pathlib import Path
 from typing import Any
 
@@ -70,8 +70,7 @@ class Data:
             # A note that did not change its text has the same vector again: one of each is enough.
             vectors = np.concatenate([np.load(self._folder / name) for name in _ROWS])
             return vectors[np.sort(np.unique(vectors, axis=0, return_index=True)[1])]
-        rng = np.random.default_rng(7)
-        return _unit(_centers()[rng.integers(500, size=5000)] + rng.normal(scale=0.6, size=(5000, 384)))
+        return _synthetic(7, 5000)
 
     @cached_property
     def _width(self) -> int:
@@ -119,8 +118,7 @@ class Data:
         if self.real:
             vectors = np.load(self._folder / _QUERIES)
         else:
-            rng = np.random.default_rng(13)
-            vectors = _unit(_centers()[rng.integers(500, size=1000)] + rng.normal(scale=0.6, size=(1000, 384)))
+            vectors = _synthetic(13, 1000)
         order = np.random.default_rng(self._seed).permutation(len(vectors))
         return self._mapped(vectors[order[np.arange(count) % len(order)]])
 
@@ -161,8 +159,13 @@ class Data:
         raise ValueError(f"there is no filter for {percent} %: 1, 10 or 50")
 
 
-def _centers() -> Vectors:
-    return np.random.default_rng(5).normal(size=(500, 384)).astype(np.float32)
+@cache
+def _synthetic(seed: int, count: int) -> Vectors:
+    """Unit vectors in 500 clusters, the same clusters for every seed; read-only."""
+    centers, rng = np.random.default_rng(5).normal(size=(500, 384)), np.random.default_rng(seed)
+    vectors = _unit(centers[rng.integers(500, size=count)] + rng.normal(scale=0.6, size=(count, 384)))
+    vectors.setflags(write=False)
+    return vectors
 
 
 def _unit(vectors: Any) -> Vectors:

@@ -233,7 +233,7 @@ def read_your_writes(options: Options) -> Result:
         names = ("chroma", "lancedb", "qdrant", "qdrant-unsynced", "sqlite-vec", "mem0", "faiss")
         peers, result.notes = available(options.peers, names, folder / "exact", options.dims)
         everyone |= peers
-        for name in {"lancedb", "qdrant", "qdrant-unsynced"} & set(peers):
+        for name in [name for name in ("lancedb", "qdrant", "qdrant-unsynced") if name in peers]:
             everyone[f"{name}, HNSW"] = make(name, folder / "hnsw", options.dims, approximate=True)
         for peer in everyone.values():
             fill(peer, data, options.rows, step=10 * BATCH)  # mem0 writes all it has with every batch

@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from benchmarks import history, ingest, sizes
+from benchmarks import history, ingest, measure, sizes
 from benchmarks.approximate import cheapest
 from benchmarks.check import WrongAnswer, truth
 from benchmarks.cli import COMMANDS, main
@@ -39,9 +39,10 @@ ROWS = {"one-add": 4, "threads": 32, "instant": 30}
 
 
 @pytest.fixture(autouse=True)
-def _no_real_data(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The same vectors on every machine."""
+def _small_and_the_same_everywhere(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The same vectors on every machine; and no time for garbage, of which a test run has a lot."""
     monkeypatch.setenv(DATA_VARIABLE, str(tmp_path / "no data"))
+    monkeypatch.setattr(measure, "gc", SimpleNamespace(collect=lambda: None))
 
 
 def run(command: str, out: Path, *more: str) -> int:
