@@ -1,1 +1,1 @@
-"""What asof costs beside what its parts cost: `python -m benchmarks --help`."""
+"""What asof costs, beside its parts and beside what a user would pick instead: `python -m benchmarks --help`."""
