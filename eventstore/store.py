@@ -20,11 +20,12 @@ from eventstore.events import Event, Memory, Vector
 from eventstore.filters import Everything, parse_filter
 from eventstore.instants import Clock
 from eventstore.operations import Add, Context, Delete, Operation, Prepared, Update, column, prepare, prepare_context
+from eventstore.parts import write_whole
 from eventstore.queries import EventSelection
 from eventstore.reading import AsOf, Filter, HistoryReads
 from eventstore.reads import Reader
 from eventstore.slices import RecordedEvents
-from eventstore.transfer import ImportResult, export_records, import_records, write_whole
+from eventstore.transfer import ImportResult, export_records, import_records
 from eventstore.writer import Writer
 
 __all__ = ["EventStore"]
