@@ -179,7 +179,7 @@ class Connections:
                 if not self.in_memory:
                     self._log = WriteAheadLog(self.file)
                     self._log.write_again(self.path)
-                    finish(self.file)
+                    finish(self.file, db)
                 older = is_older(db)
                 if not older:
                     apply_migrations(db, self.path)

@@ -73,6 +73,10 @@ def _old(file: str) -> Path:
     return Path(file).with_name(f".{Path(file).name}.migrated")
 
 
+def _copied(file: str) -> Path:
+    return Path(file).with_name(f".{Path(file).name}.keeping")
+
+
 def is_under_way(file: str) -> bool:
     """Whether the copy of a migration is there, being made or left by a process that died."""
     return _new(file).exists()
@@ -170,7 +174,7 @@ def _take_alone(connection: sqlite3.Connection) -> bool:
 
 def _replace(old: sqlite3.Connection, file: str, path: str) -> None:
     refuse_newer(Database(old), path)
-    finish(file)  # of a process that died
+    finish(file, Database(old))  # of a process that died
     new, kept, directory = _new(file), _old(file), Path(file).parent
     try:
         _create_like(new, file, path)
@@ -184,7 +188,7 @@ def _replace(old: sqlite3.Connection, file: str, path: str) -> None:
         sync_directory(directory)
         os.replace(new, file)
     except BaseException:
-        for leftover in (new, kept):
+        for leftover in (new, kept, _copied(file)):
             with contextlib.suppress(OSError):  # the error that led here says more; the next opening removes it
                 leftover.unlink(missing_ok=True)
         raise
@@ -243,26 +247,30 @@ def _keep(old: sqlite3.Connection, file: str, kept: Path) -> None:
     except OSError as error:
         if error.errno not in _NO_LINKS:
             raise
-        _create_like(kept, file, file)
-        _copy(old, kept)
-        _sync(kept)
+        copied = _copied(file)
+        _create_like(copied, file, file)
+        _copy(old, copied)
+        _sync(copied)
+        os.rename(copied, kept)
 
 
-def finish(file: str) -> None:
-    """End a migration, also one that was killed; the caller has the database's write lock.
+def finish(file: str, db: Database) -> None:
+    """End a migration of `file`, also one that was killed; `db` is that file, and the caller has its write lock.
 
     If the new file is in place, the old one gets the name that it is kept by. If not, the new one and the old one's
     second name are removed.
     """
     new, old = _new(file), _old(file)
     try:
-        if new.exists():
-            new.unlink()
+        for leftover in (new, _copied(file)):
+            if leftover.exists():
+                leftover.unlink()
         if old.exists():
-            if _identity(old) == _identity(file):
+            version = _version_of(old)
+            if version == schema_version(db):
                 old.unlink()
             else:
-                _name_old(old, file)
+                _name_old(old, f"{file}.v{version}")
     except (OSError, sqlite3.Error) as error:
         raise StorageError(
             f"what a migration of {file} left beside it cannot be tidied up ({error}): "
@@ -270,11 +278,14 @@ def finish(file: str) -> None:
         ) from error
 
 
-def _name_old(old: Path, file: str) -> None:
+def _version_of(path: Path) -> int:
+    with closing(sqlite3.connect(f"file:{quote(os.fsencode(path))}?mode=ro&immutable=1", uri=True)) as connection:
+        return schema_version(Database(connection))
+
+
+def _name_old(old: Path, name: str) -> None:
     # First of all: until this is on disk the old file may come back, so nothing is recorded in the new one.
     sync_directory(old.parent)
-    with closing(sqlite3.connect(f"file:{quote(os.fsencode(old))}?mode=ro&immutable=1", uri=True)) as connection:
-        name = f"{file}.v{schema_version(Database(connection))}"
     names = (Path(f"{name}-{number}" if number > 1 else name) for number in count(1))
     os.rename(old, next(path for path in names if not os.path.lexists(path)))
     sync_directory(old.parent)

@@ -162,6 +162,11 @@ def test_where_a_file_can_have_one_name_only_the_old_one_is_copied(kept: Path, m
     """FAT, some network and container file systems."""
     monkeypatch.setattr("os.link", fail(OSError(errno.EPERM, os.strerror(errno.EPERM))))
     with next_version():
+        with monkeypatch.context() as patch:
+            patch.setattr("os.replace", fail(KeyboardInterrupt()))
+            with pytest.raises(KeyboardInterrupt):
+                EventStore(kept)
+        assert names(kept) == ["v1.db"]
         EventStore(kept).close()
         assert make_v1.describe(kept) == EXPECTED
     assert names(kept) == ["v1.db", "v1.db.v1"]
@@ -428,10 +433,14 @@ def _waits_for(pid: int, path: Path) -> bool:
 # -- what a process that died left ------------------------------------------------------------------------------
 
 
-def test_what_a_killed_migration_left_is_removed_by_the_next_to_open(kept: Path) -> None:
+@pytest.mark.parametrize("second_name", [os.link, shutil.copyfile])
+def test_what_a_killed_migration_left_is_removed_by_the_next_to_open(
+    kept: Path, second_name: Callable[[Path, Path], object]
+) -> None:
     """Also where that one is of the old version, and does not migrate."""
     kept.with_name(".v1.db.migrating").write_bytes(b"half of a copy")
-    os.link(kept, kept.with_name(".v1.db.migrated"))
+    kept.with_name(".v1.db.keeping").write_bytes(b"half of a copy")
+    second_name(kept, kept.with_name(".v1.db.migrated"))
     EventStore(kept).close()
     assert_old_in_use(kept)
 
@@ -443,7 +452,7 @@ def test_an_old_file_that_a_killed_migration_put_aside_gets_its_name(
     with next_version():
         with monkeypatch.context() as patch:
             patch.setattr("eventstore.connections.finish", fail(KeyboardInterrupt()))
-            patch.setattr("eventstore.migrate.finish", lambda file: None)
+            patch.setattr("eventstore.migrate.finish", lambda file, db: None)
             patch.setattr("eventstore.connections.Connections._open_for_writing", lambda self: None)
             patch.setattr("time.sleep", fail(KeyboardInterrupt()))
             with pytest.raises(KeyboardInterrupt):
