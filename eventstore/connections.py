@@ -7,6 +7,7 @@ import os
 import threading
 import time
 from collections.abc import Iterator, Sequence
+from pathlib import Path
 from typing import Any, Literal
 from urllib.parse import quote
 
@@ -22,6 +23,7 @@ from eventstore.errors import (
     StoreBusy,
 )
 from eventstore.migrate import finish, is_under_way, migrate
+from eventstore.parts import sync_directory
 from eventstore.schema import (
     APPLICATION_ID,
     PAGE_SIZE,
@@ -189,6 +191,9 @@ class Connections:
                     connection.execute("ROLLBACK")
                 raise
             if self._log is not None:
+                # The log's name is on disk before anything is acknowledged that is in it. SQLite syncs the directory,
+                # too, later, and says nothing where that fails.
+                sync_directory(Path(self.file).parent)
                 self._identity = self._files()
                 self._log.open()
         except BaseException:
