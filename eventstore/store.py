@@ -50,6 +50,7 @@ class EventStore(HistoryReads):
 
     Raises:
         NotAStore, NewerSchema, CorruptHistory: the file is something else; it is left untouched.
+        OlderSchema: the file is an older version's and can only be read, so that it cannot be brought up to date.
         EmbedderMismatch: the history's vectors come from another embedder.
         StorageError: the file system refused.
     """
@@ -119,7 +120,10 @@ class EventStore(HistoryReads):
         return self._writer.vectors_of([check_content(text) for text in texts], "text")
 
     def close(self) -> None:
-        """Close the file; every later use raises `Closed`. Closing again does nothing."""
+        """Close the file; every later use raises `Closed`. Closing again does nothing.
+
+        `StorageError` if the disk failed while the log was folded into the file: what was acknowledged is in the log.
+        """
         self._connections.close()
 
     def __enter__(self) -> EventStore:
@@ -167,7 +171,8 @@ class EventStore(HistoryReads):
             MemoryExists: the memory is live.
             EventConflict: the event_id is recorded with other content.
             InvalidOperation, InvalidVector, InvalidMetadata, InvalidInstant, EmbedderMissing: a bad argument.
-            StoreBusy, StorageError, ReadOnlyStore, Closed: the file could not be written. Nothing was.
+            StoreBusy, ReadOnlyStore, Closed: the file could not be written. Nothing was.
+            StorageError: the same; where it says to open the store again, only that shows whether something was.
         """
         operation = Add(
             content=content,
