@@ -374,6 +374,23 @@ def test_of_many_that_open_it_at_once_one_migrates_it(kept: Path) -> None:
     assert version_of(kept.with_name("v1.db.v1")) == 1
 
 
+def test_who_waited_does_not_migrate_the_file_that_was_put_aside(kept: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It has the old file open, and gets the lock on it when the other has put the new one in its place."""
+    really, overtaken = migrate._take_alone, []
+
+    def overtake(connection: sqlite3.Connection) -> bool:
+        if not overtaken:
+            overtaken.append(True)
+            with EventStore(kept, embedder=make_v1.embed) as store:
+                overtaken.append(store.add("in the new file").hash)
+        return really(connection)
+
+    monkeypatch.setattr(migrate, "_take_alone", overtake)
+    with next_version(), EventStore(kept) as store:
+        assert store.head.hash == overtaken[1]
+        assert names(kept) == ["v1.db", "v1.db-shm", "v1.db-wal", "v1.db.v1"]
+
+
 OPEN = """
 import sys
 from eventstore import AsofError, EventStore

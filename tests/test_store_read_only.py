@@ -108,6 +108,22 @@ def test_a_read_during_which_the_file_changes_is_made_again(path: Path, monkeypa
         assert store.position == 3
 
 
+def test_a_connection_without_locks_is_not_used_once_there_are_locks(
+    path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """One that was reading while another thread noticed the writer."""
+    with contextlib.ExitStack() as stack, EventStore(path) as store:
+
+        def another_thread_notices() -> None:
+            stack.enter_context(writing(path)).add("more", vector=vector())
+            assert store.position == 2
+            assert store._connections._unlocked is None
+
+        meanwhile(monkeypatch, another_thread_notices)
+        assert store.position == 2
+        assert texts(store) == ["text 0", "more"]
+
+
 def test_an_error_while_the_file_changes_is_none(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Pages of two states look like damage. Where nothing changed, it is."""
 
