@@ -22,16 +22,20 @@ from eventstore.errors import (
     StorageError,
     StoreBusy,
 )
+from eventstore.migrate import finish, is_under_way, migrate
+from eventstore.parts import sync_directory
 from eventstore.schema import (
     APPLICATION_ID,
     PAGE_SIZE,
     apply_migrations,
     inspect_file,
+    is_older,
     refuse_newer,
     require_schema,
 )
 from eventstore.shape import refuse_foreign_schema, require_tables
 from eventstore.sqlite import sqlite3
+from eventstore.write_ahead import WriteAheadLog
 
 __all__ = ["Connections", "Durability", "translated"]
 
@@ -50,6 +54,8 @@ GUARDS = (
 
 # What SQLite, or its driver, says of files whose contents it cannot make sense of.
 _DAMAGED = ("no such", "malformed", "not a database", "corrupt", "could not decode", "no query solution")
+
+_Identity = tuple[int, int] | None  # of a file: its device and inode
 
 
 @contextlib.contextmanager
@@ -105,37 +111,60 @@ class Connections:
         self.read_only = False
         self.file = path  # absolute once it is known to be one
         self._durability = durability
-        self._query = ""
         self._write_lock = threading.RLock()
         self._pool_lock = threading.Lock()
         self._idle: list[sqlite3.Connection] = []
         self._closed = False
         self._changes_before = 0
-        self._identity: list[tuple[int, int] | None] = []
+        self._identity: list[_Identity] = []
+        self._log: WriteAheadLog | None = None
+        self._unlocked: tuple[int, ...] | None = None
         self._failure: str | None = None
         self._writing_thread: int | None = None
         with translated(path, timeout):
             try:
                 self._writer = self._open_writer(time.monotonic() + timeout)
+            except AsofError:
+                raise
+            except OSError as error:
+                raise StorageError(f"cannot open {path} or the files beside it: {error.strerror or error}") from error
             except (LookupError, UnicodeDecodeError) as error:
-                if isinstance(error, AsofError):
-                    raise
                 # What sqlite-utils and sqlite3 make of a schema whose text was changed in the file.
                 raise CorruptHistory(f"the schema of {path} is damaged ({error!r}): run `replay verify`") from error
 
     def _open_writer(self, deadline: float) -> sqlite3.Connection:
+        if self.in_memory:
+            connection = self._open_for_writing()
+            assert connection is not None  # what is in memory is new
+            return connection
         while True:
-            exists = not self.in_memory and inspect_file(self.path)
-            if not self.in_memory:
-                # Resolved once: a later chdir must not lead the next connection to another file.
-                self.file = os.path.realpath(self.path)
+            exists = inspect_file(self.path)
+            # Resolved once: a later chdir must not lead the next connection to another file.
+            self.file = os.path.realpath(self.path)
             if exists and not self._writable():
                 return self._open_for_reading()
+            before = _identity(self.file)
             try:
-                return self._open_for_writing()
+                connection = self._open_for_writing()
+                if connection is None:
+                    migrate(self.file, self.path, deadline)
+                elif before in (None, self._identity[0]):
+                    return connection
+                else:
+                    # A migration put another file in its place meanwhile.
+                    connection.close()
+                    if self._log is not None:
+                        self._log.close()
             except sqlite3.OperationalError as error:
                 # Where another process opens the file just now, SQLite refuses the switch to WAL without waiting.
-                if not _is_busy(error) or time.monotonic() >= deadline:
+                if not _is_busy(error) and _identity(self.file) == before:
+                    raise
+                if time.monotonic() >= deadline:
+                    if is_under_way(self.file):
+                        raise StoreBusy(
+                            f"{self.path} is being brought to a newer schema version by another process, "
+                            f"for more than {self.timeout:g} s: try again when that is done"
+                        ) from error
                     raise
             time.sleep(0.005)
 
@@ -143,7 +172,8 @@ class Connections:
         # The write-ahead log is a file beside it, so the directory has to take files too.
         return os.access(self.file, os.W_OK) and os.access(os.path.dirname(self.file), os.W_OK)
 
-    def _open_for_writing(self) -> sqlite3.Connection:
+    def _open_for_writing(self) -> sqlite3.Connection | None:
+        """A connection that can write; None where the schema has to be brought up to date first."""
         connection = self._connect("mode=rwc")
         try:
             db = Database(connection, recursive_triggers=True)
@@ -160,64 +190,44 @@ class Connections:
             self._tune(connection)
             connection.execute("BEGIN IMMEDIATE")
             try:
-                self._write_log_again()
-                apply_migrations(db, self.path)
-                require_tables(connection, self.path)
+                if not self.in_memory:
+                    self._log = WriteAheadLog(self.file)
+                    self._log.write_again(self.path)
+                    finish(self.file, db)
+                older = is_older(db)
+                if not older:
+                    apply_migrations(db, self.path)
+                    require_tables(connection, self.path)
                 connection.execute("COMMIT")
             except BaseException:
                 if connection.in_transaction:
                     connection.execute("ROLLBACK")
                 raise
-            if not self.in_memory:
+            if self._log is not None:
+                # The log's name is on disk before anything is acknowledged that is in it. SQLite syncs the directory,
+                # too, later, and says nothing where that fails.
+                sync_directory(Path(self.file).parent)
                 self._identity = self._files()
+                self._log.open()
         except BaseException:
             connection.close()
             raise
+        if older:
+            self._close_writer(connection)
+            return None
         return connection
 
-    @property
-    def _failed(self) -> Path:
-        """A file that is there from a failed write until the next time that the database is opened for writing."""
-        return Path(f"{self.file}-failed")
-
-    def _write_log_again(self) -> None:
-        """If a write failed and its process died, write the log over itself and sync it; nobody else can write now.
-
-        The system forgets what a sync could not write, and goes on showing it. So what is in the log may be on no
-        disk; SQLite takes it for recorded, and the next append, synced, would stand behind it and be lost with it.
-        """
-        if self.in_memory or not self._failed.exists():
-            return
-        try:
-            with contextlib.suppress(FileNotFoundError), open(f"{self.file}-wal", "r+b", buffering=0) as log:
-                while some := log.read(2**20):
-                    log.seek(-len(some), os.SEEK_CUR)
-                    log.write(some)
-                os.fsync(log.fileno())
-            self._failed.unlink(missing_ok=True)
-        except OSError as error:
-            raise StorageError(
-                f"a write to {self.path} failed before, and what it left cannot be written again "
-                f"({error.strerror}): look at the disk"
-            ) from error
-
-    def _files(self) -> list[tuple[int, int] | None]:
-        """Which files the paths of the database and of its log name now."""
-        files: list[tuple[int, int] | None] = []
-        for path in (self.file, f"{self.file}-wal"):
-            try:
-                status = os.stat(path)
-                files.append((status.st_dev, status.st_ino))
-            except FileNotFoundError:
-                files.append(None)
-        return files
+    def _files(self) -> list[_Identity]:
+        """Which files the paths of the database and, where it is written to, of its log name now."""
+        paths = (self.file,) if self.read_only else (self.file, f"{self.file}-wal")
+        return [_identity(path) for path in paths]
 
     def _require_same_files(self, outcome: str) -> None:
         """Refuse to work on files that were deleted, or replaced by others, while they were open.
 
         SQLite would go on writing to them, for nobody to see.
         """
-        if self.in_memory or self.read_only:
+        if self.in_memory:
             return
         try:
             files = self._files()
@@ -228,18 +238,19 @@ class Connections:
 
     def _open_for_reading(self) -> sqlite3.Connection:
         self.read_only = True
-        self._query = "mode=ro"
+        self._unlocked = None
+        self._identity = self._files()
         connection = self._connect(self._query)
         try:
             connection.execute("SELECT 1 FROM sqlite_master").fetchone()
         except sqlite3.OperationalError:
             # A WAL database needs its side files; where the directory takes none and no writer left any,
-            # the file itself is the whole history.
+            # the file itself is the whole history. It is read without locks, so each read looks whether that is so.
             connection.close()
-            wal = Path(f"{self.file}-wal")
-            if wal.exists() and wal.stat().st_size:
+            seen = self._seen()
+            if seen is None:
                 raise
-            self._query = "mode=ro&immutable=1"
+            self._unlocked = seen
             connection = self._connect(self._query)
         try:
             self._tune(connection)
@@ -251,6 +262,23 @@ class Connections:
             raise
         return connection
 
+    @property
+    def _query(self) -> str:
+        """How a connection to read with is opened."""
+        if self._unlocked is not None:
+            return "mode=ro&immutable=1"
+        return "mode=ro" if self.read_only else "mode=rw"
+
+    def _seen(self) -> tuple[int, ...] | None:
+        """What changes of a file when it is written to; None where a log holds pages that it has not, or it is gone."""
+        try:
+            if os.path.exists(f"{self.file}-wal") and os.path.getsize(f"{self.file}-wal"):
+                return None
+            status = os.stat(self.file)
+        except FileNotFoundError:
+            return None
+        return status.st_dev, status.st_ino, status.st_size, status.st_mtime_ns, status.st_ctime_ns
+
     def _connect(self, query: str) -> sqlite3.Connection:
         # isolation_level None: no transaction begins but by our own BEGIN IMMEDIATE.
         where = self.path if self.in_memory else f"file:{quote(os.fsencode(self.file))}?{query}"
@@ -261,7 +289,7 @@ class Connections:
     def _tune(self, connection: sqlite3.Connection) -> None:
         for pragma in (
             f"synchronous = {'FULL' if self._durability == 'full' else 'NORMAL'}",
-            f"wal_autocheckpoint = {LOG_LIMIT // PAGE_SIZE}",
+            "wal_autocheckpoint = 0",  # see _fold_log
             "cache_size = -65536",
             *GUARDS,
         ):
@@ -286,16 +314,15 @@ class Connections:
                 # Inside the try: an interrupt can come right after it.
                 self._writing_thread = threading.get_ident()
                 connection.execute("BEGIN IMMEDIATE")
+                if self._log is not None:
+                    self._log.write_again(self.path)  # if another process, still there or not, failed at it
                 self._changes_before = connection.total_changes
                 yield connection
                 connection.execute("COMMIT")
             except BaseException as error:
                 if isinstance(error, sqlite3.Error) and "disk i/o" in str(error).lower():
                     # What the system could not write it may have forgotten: the next sync would succeed without.
-                    self._failure = str(error)
-                    if not self.in_memory:
-                        with contextlib.suppress(OSError):
-                            self._failed.touch()
+                    self._fail(error)
                 # Some errors (a full disk) have rolled back already.
                 if connection.in_transaction:
                     connection.execute("ROLLBACK")
@@ -308,6 +335,28 @@ class Connections:
             finally:
                 self._writing_thread = None
             self._require_same_files("what was being written is lost; open the store again")
+            self._fold_log(connection, LOG_LIMIT)
+
+    def _fail(self, error: Exception) -> None:
+        self._failure = str(error)
+        if self._log is not None:
+            self._log.mark_failed()
+
+    def _fold_log(self, connection: sqlite3.Connection, limit: int) -> None:
+        """Fold the log into the file if it is past `limit`.
+
+        What was committed stays acknowledged where that fails: the log holds it, as durable as it was. But the sync
+        that failed must not be tried again as if it had worked, so nothing more is written.
+        """
+        if self._log is None:
+            return
+        try:
+            if self._log.is_past(limit):
+                self._log.fold(connection)
+        except (sqlite3.Error, OSError) as error:
+            # No space in the file: that was not synced, the log goes on, and the next append tries again.
+            if "full" not in str(error).lower():
+                self._fail(error)
 
     def refuse_nested_write(self) -> None:
         """`InvalidOperation` if this thread is inside a write of this store already: it would wait for itself."""
@@ -316,8 +365,38 @@ class Connections:
 
     def fetch(self, sql: str, parameters: Sequence[Any] = ()) -> list[Row]:
         """All rows of one query."""
-        with self._reading() as connection:
-            return connection.execute(sql, parameters).fetchall()
+        deadline = time.monotonic() + self.timeout
+        while True:
+            seen, problem, rows = self._unlocked, None, []
+            try:
+                with self._reading() as connection:
+                    rows = connection.execute(sql, parameters).fetchall()
+            except AsofError as error:
+                problem = error
+            if seen is not None and not self.closed:
+                if not self._is_as_seen(seen):
+                    if time.monotonic() < deadline:
+                        continue
+                    problem = StoreBusy(f"{self.path} is written to all the time and cannot be locked: try again")
+            if problem is not None:
+                raise problem
+            return rows
+
+    def _is_as_seen(self, seen: tuple[int, ...]) -> bool:
+        """Whether a file that is read without locks is still the one that was opened; if not, it is opened again."""
+        with self._pool_lock, translated(self.path, self.timeout):
+            if self._unlocked == seen == self._seen():
+                return True
+            if self._unlocked == seen:
+                for connection in (*self._idle, self._writer):
+                    connection.close()
+                self._idle.clear()
+                try:
+                    self._writer = self._open_for_reading()
+                except BaseException:
+                    self._unlocked = seen  # the next read tries again
+                    raise
+            return False
 
     @contextlib.contextmanager
     def _reading(self) -> Iterator[sqlite3.Connection]:
@@ -332,21 +411,21 @@ class Connections:
                 return
             with self._pool_lock:
                 self.require_open()
-                connection = self._idle.pop() if self._idle else None
+                connection, seen = self._idle.pop() if self._idle else None, self._unlocked
             if connection is None:
                 connection = self._open_reader()
             try:
                 yield connection
             finally:
                 with self._pool_lock:
-                    keep = not self._closed and len(self._idle) < _IDLE_READERS
+                    keep = not self._closed and len(self._idle) < _IDLE_READERS and seen == self._unlocked
                     if keep:
                         self._idle.append(connection)
                 if not keep:
                     connection.close()
 
     def _open_reader(self) -> sqlite3.Connection:
-        connection = self._connect(self._query or "mode=rw")
+        connection = self._connect(self._query)
         try:
             self._require_same_files("open the store again")
             self._tune(connection)
@@ -375,5 +454,30 @@ class Connections:
             for connection in self._idle:
                 connection.close()
             self._idle.clear()
-            # Last, so that SQLite folds the write-ahead log into the file when no other process has it open.
-            self._writer.close()
+            # Last, so that SQLite removes the log when no other process has it open.
+            self._close_writer(self._writer)
+
+    def _close_writer(self, connection: sqlite3.Connection) -> None:
+        failed_before = self._failure
+        if failed_before is None:
+            # Now, because SQLite says nothing where it fails when the last connection is closed.
+            self._fold_log(connection, 0)
+        if self._log is not None and self._failure is not None:
+            self._log.close_unfolded(connection)
+        else:
+            if self._log is not None:
+                self._log.close()
+            connection.close()
+        if self._failure != failed_before:
+            raise StorageError(
+                f"an I/O error while closing {self.path} ({self._failure}): what was acknowledged is in its log, "
+                f"{self.file}-wal; look at the disk, then open the store again"
+            )
+
+
+def _identity(path: str) -> _Identity:
+    try:
+        status = os.stat(path)
+    except FileNotFoundError:
+        return None
+    return status.st_dev, status.st_ino

@@ -1,6 +1,9 @@
 """Every error of asof: one base class, each also the nearest builtin error.
 
-A message names the thing at fault and says what to do about it. Whatever raised it wrote nothing.
+A message names the thing at fault and says what to do about it. Whatever raised it acknowledged nothing, and wrote
+nothing either, but in one case: after an I/O error, or where the file was taken away meanwhile (`StorageError`, "open
+the store again"), what was being written may be there all the same, whole. Retry with the same `event_id`: it is
+recorded once.
 """
 
 from __future__ import annotations
@@ -24,6 +27,7 @@ __all__ = [
     "MemoryNotFound",
     "NewerSchema",
     "NotAStore",
+    "OlderSchema",
     "PositionConflict",
     "ReadOnlyStore",
     "StorageError",
@@ -128,12 +132,19 @@ class NewerSchema(NotAStore):
     """The history was written by a newer asof than this one."""
 
 
+class OlderSchema(NotAStore):
+    """The history was written by an older asof, and cannot be brought up to date because it can only be read."""
+
+
 class ReadOnlyStore(AsofError, PermissionError):
     """A write to a history that could only be opened for reading."""
 
 
 class StorageError(AsofError, OSError):
-    """SQLite or the file system refused: disk full, I/O error, no permission."""
+    """SQLite or the file system refused: disk full, I/O error, no permission.
+
+    Where it says to open the store again, only that shows whether what was being written is there.
+    """
 
 
 class StoreBusy(StorageError, TimeoutError):

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable, Sequence
+from copy import copy
 from dataclasses import dataclass
 
 from eventstore.append import Recorded
@@ -80,19 +81,24 @@ class AppendGroup:
                 for job in jobs:
                     self._settle([job], own)
                 return
-            # Nothing of the group is on disk: the same is true for everyone in it.
-            for job in jobs:
-                job.error, job.done = error, True
+            # Nothing of the group was acknowledged: the same is true for everyone in it.
+            _fail(jobs, own, error)
         except BaseException:
             # This thread was interrupted, the others were not: the next of them leads.
-            if self._is_committed(jobs):
+            committed = False
+            try:
+                committed = self._is_committed(jobs)
+            except AsofError as error:
+                _fail(jobs, own, error)  # it may be there, so it must not be written again
+            if committed:
                 for job in jobs:
                     job.done = True
                 raise
+            again = [job for job in jobs if not job.done]
             with self._gate:
-                for job in jobs:
+                for job in again:
                     job.recorded = job.error = None
-                self._waiting[:0] = [job for job in jobs if job is not own]
+                self._waiting[:0] = [job for job in again if job is not own]
             raise
 
     def _take(self, own: Job) -> list[Job]:
@@ -108,3 +114,12 @@ class AppendGroup:
                 taken.append(own)
             self._waiting = [job for job in self._waiting if job not in taken]
         return taken
+
+
+def _fail(jobs: list[Job], own: Job, error: AsofError) -> None:
+    """Give each of the jobs an error of its own: an error that several threads raise gets all their tracebacks."""
+    for job in jobs:
+        job.recorded = None
+        job.error = error if job is own else copy(error)
+        job.error.__cause__ = error.__cause__
+        job.done = True

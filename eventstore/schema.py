@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import os
+import re
 from contextlib import closing
 from pathlib import Path
 from typing import Any
@@ -11,7 +12,7 @@ from urllib.parse import quote
 
 from sqlite_utils import Database, Migrations
 
-from eventstore.errors import CorruptHistory, NewerSchema, NotAStore, StorageError
+from eventstore.errors import CorruptHistory, NewerSchema, NotAStore, OlderSchema, StorageError
 from eventstore.sqlite import sqlite3
 
 __all__ = [
@@ -20,8 +21,12 @@ __all__ = [
     "PAGE_SIZE",
     "apply_migrations",
     "inspect_file",
+    "is_older",
+    "newest_version",
     "refuse_newer",
     "require_schema",
+    "schema_objects",
+    "schema_version",
 ]
 
 APPLICATION_ID = 0x61736F66  # "asof": byte 68 of the SQLite header, how a file is known to be ours
@@ -163,13 +168,34 @@ def apply_migrations(db: Database, path: str) -> None:
         migrations.apply(db)
 
 
+def schema_version(db: Database) -> int:
+    """The number of the last step that was applied; 0 where there is no schema yet."""
+    return max((_number(step.name) for step in migrations.applied(db)), default=0)
+
+
+def newest_version() -> int:
+    """The version that this asof makes."""
+    return max(_number(step.name) for step in migrations._migrations)
+
+
+def _number(step: str) -> int:
+    found = re.match(r"m(\d+)", step)
+    return int(found[1]) if found else 0
+
+
+def is_older(db: Database) -> bool:
+    """Whether the database holds a history whose schema is an earlier version's."""
+    return bool(migrations.applied(db)) and bool(migrations.pending(db))
+
+
 def require_schema(db: Database, path: str) -> None:
     """Refuse a database, opened for reading only, whose schema is not exactly this version's."""
     refuse_newer(db, path)
     if pending := migrations.pending(db):
-        raise NotAStore(
-            f"{path} lacks the schema step {pending[0].name!r} and cannot be written to: "
-            "make it writable and open it once to bring it up to date"
+        raise OlderSchema(
+            f"{path} has schema version {schema_version(db)}, lacks the schema step {pending[0].name!r} and cannot be "
+            f"written to: make it writable and open it once to bring it to version {newest_version()}, "
+            "or read it with the asof that wrote it"
         )
 
 
@@ -178,7 +204,10 @@ def refuse_newer(db: Database, path: str) -> None:
     known = {migration.name for migration in migrations._migrations}
     newer = [step.name for step in migrations.applied(db) if step.name not in known]
     if newer:
-        raise NewerSchema(f"{path} was written by a newer asof (schema step {newer[-1]!r}): upgrade asof to open it")
+        raise NewerSchema(
+            f"{path} was written by a newer asof: its schema has version {schema_version(db)} (step {newer[-1]!r}) "
+            f"and this one knows versions up to {newest_version()}; upgrade asof to open it"
+        )
 
 
 def inspect_file(path: str) -> bool:

@@ -14,7 +14,7 @@ from typing import Any
 from sqlite_utils import Database
 
 from eventstore.errors import CorruptHistory
-from eventstore.schema import apply_migrations
+from eventstore.schema import apply_migrations, newest_version
 from eventstore.sqlite import sqlite3
 
 __all__ = ["SchemaObjects", "expected_objects", "refuse_foreign_schema", "require_tables"]
@@ -27,9 +27,13 @@ _LIBRARYS = "_sqlite_migrations"  # sqlite-utils' own table, which may look othe
 _COUNTERS = "sqlite_sequence"
 
 
-@lru_cache(maxsize=1)
 def expected_objects() -> SchemaObjects:
     """Everything in a new database."""
+    return _made_by(newest_version())
+
+
+@lru_cache(maxsize=4)
+def _made_by(version: int) -> SchemaObjects:
     with closing(sqlite3.connect(":memory:", isolation_level=None)) as connection:
         apply_migrations(Database(connection), ":memory:")
         return _objects(connection)

@@ -20,12 +20,13 @@ from eventstore.events import Event, Memory, Vector
 from eventstore.filters import Everything, parse_filter
 from eventstore.instants import Clock
 from eventstore.operations import Add, Context, Delete, Operation, Prepared, Update, column, prepare, prepare_context
+from eventstore.parts import write_whole
 from eventstore.queries import EventSelection
 from eventstore.reading import AsOf, Filter, HistoryReads
 from eventstore.reads import Reader
 from eventstore.recent import RecentRows
 from eventstore.slices import RecordedEvents
-from eventstore.transfer import ImportResult, export_records, import_records, write_whole
+from eventstore.transfer import ImportResult, export_records, import_records
 from eventstore.writer import Writer
 
 __all__ = ["EventStore"]
@@ -50,6 +51,7 @@ class EventStore(HistoryReads):
 
     Raises:
         NotAStore, NewerSchema, CorruptHistory: the file is something else; it is left untouched.
+        OlderSchema: the file is an older version's and can only be read, so that it cannot be brought up to date.
         EmbedderMismatch: the history's vectors come from another embedder.
         StorageError: the file system refused.
     """
@@ -121,7 +123,10 @@ class EventStore(HistoryReads):
         return self._writer.vectors_of([check_content(text) for text in texts], "text")
 
     def close(self) -> None:
-        """Close the file; every later use raises `Closed`. Closing again does nothing."""
+        """Close the file; every later use raises `Closed`. Closing again does nothing.
+
+        `StorageError` if the disk failed while the log was folded into the file: what was acknowledged is in the log.
+        """
         self._connections.close()
 
     def __enter__(self) -> EventStore:
@@ -169,7 +174,8 @@ class EventStore(HistoryReads):
             MemoryExists: the memory is live.
             EventConflict: the event_id is recorded with other content.
             InvalidOperation, InvalidVector, InvalidMetadata, InvalidInstant, EmbedderMissing: a bad argument.
-            StoreBusy, StorageError, ReadOnlyStore, Closed: the file could not be written. Nothing was.
+            StoreBusy, ReadOnlyStore, Closed: the file could not be written. Nothing was.
+            StorageError: the same; where it says to open the store again, only that shows whether something was.
         """
         operation = Add(
             content=content,

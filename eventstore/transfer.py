@@ -6,7 +6,6 @@ import contextlib
 import json
 import operator
 import os
-import secrets
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -25,7 +24,7 @@ from eventstore.instants import format_instant, parse_instant, to_microseconds
 from eventstore.operations import Add, Delete, Operation, Prepared, Update, prepare
 from eventstore.writer import Transaction, Writer
 
-__all__ = ["ImportResult", "export_records", "import_records", "read_json_lines", "write_whole"]
+__all__ = ["ImportResult", "export_records", "import_records", "read_json_lines"]
 
 _RECORDS_AT_ONCE = 1000
 
@@ -302,37 +301,3 @@ def _vector_row(row: Any, vectors: Vector | None, line: int) -> Vector:
         ) from None
     chosen: Vector = vectors[number]
     return chosen
-
-
-@contextlib.contextmanager
-def write_whole(path: str | os.PathLike[str], *, overwrite: bool = False) -> Iterator[IO[bytes]]:
-    """A binary stream whose bytes become the file `path` all at once: temporary file, sync, rename, sync."""
-    target = Path(path)
-    if target.exists() and not overwrite:
-        raise InvalidOperation(f"{target} exists already: remove it or give another path")
-    part = target.with_name(f".{target.name}.{secrets.token_hex(8)}.part")
-    try:
-        with part.open("xb") as stream:
-            yield stream
-            stream.flush()
-            os.fsync(stream.fileno())
-        os.replace(part, target)
-        sync_directory(target.parent)
-    except OSError as error:
-        if isinstance(error, AsofError):
-            raise
-        raise StorageError(f"cannot write {target}: {error.strerror or error}") from error
-    finally:
-        with contextlib.suppress(OSError):  # the error that led here, if one did, says more
-            part.unlink(missing_ok=True)
-
-
-def sync_directory(directory: Path) -> None:
-    """Make a rename in `directory` last; where directories cannot be synced (Windows) the system sees to it."""
-    if os.name != "posix":
-        return
-    descriptor = os.open(directory, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)

@@ -22,7 +22,7 @@ import orjson
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from eventstore import StorageError
-from eventstore.transfer import sync_directory
+from eventstore.parts import sync_directory
 
 try:
     import fcntl

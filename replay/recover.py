@@ -4,20 +4,19 @@ from __future__ import annotations
 
 import contextlib
 import os
-import secrets
 from contextlib import closing
 from itertools import chain
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 from sqlite_utils import Database
 
 from eventstore import AsOf, AsofError, CorruptHistory, EventStore, Head, InvalidOperation, StorageError
 from eventstore.connections import translated
 from eventstore.events import PayloadRow
+from eventstore.parts import new_part, sync_directory
 from eventstore.schema import APPLICATION_ID, EVENT_COLUMNS, PAGE_SIZE, apply_migrations
 from eventstore.sqlite import sqlite3
-from eventstore.transfer import sync_directory
 from replay.rebuild import Progress
 from replay.verify import verify
 
@@ -44,20 +43,22 @@ def recover(store: EventStore, as_of: AsOf, to: str | os.PathLike[str], *, progr
     """
     head = store.head_at(as_of)
     target = _new_path(os.fsdecode(to))
-    part = target.with_name(f".{target.name}.{secrets.token_hex(8)}.part")
+    part: Path | None = None
     try:
-        _create(part, None if store._connections.in_memory else store._connections.file)
-        with translated(str(target), 0):
-            _copy(store, head.position, part, target, progress)
-        _require_sound(store, head, part, target, progress)
-        _sync(part)
+        part, held = _create(target, None if store._connections.in_memory else store._connections.file)
+        # Let go of before it gets its name: closing a file costs the process its locks on it (see schema.inspect_file).
+        with held:
+            with translated(str(target), 0):
+                _copy(store, head.position, part, target, progress)
+            _require_sound(store, head, part, target, progress)
+            _sync(part)
         _publish(part, target)
     except OSError as error:
         if isinstance(error, AsofError):
             raise
         raise StorageError(f"cannot write {target}: {error.strerror or error}") from error
     finally:
-        for suffix in ("", *_SIDE_FILES):
+        for suffix in ("", *_SIDE_FILES) if part is not None else ():
             with contextlib.suppress(OSError):  # the error that led here, if one did, says more
                 Path(f"{part}{suffix}").unlink(missing_ok=True)
     return head
@@ -76,10 +77,10 @@ def _new_path(to: str) -> Path:
     return target
 
 
-def _create(part: Path, source: str | None) -> None:
-    """An empty file that those may read who may read the source."""
+def _create(target: Path, source: str | None) -> tuple[Path, IO[bytes]]:
+    """An empty file that those may read who may read the source, and the stream that keeps it from being removed."""
     mode = 0o666 if source is None else os.stat(source).st_mode & 0o666
-    os.close(os.open(part, os.O_CREAT | os.O_EXCL | os.O_RDWR, mode | 0o600))
+    return new_part(target, mode | 0o600)
 
 
 def _copy(store: EventStore, position: int, part: Path, target: Path, progress: Progress | None) -> None:

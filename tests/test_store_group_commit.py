@@ -110,6 +110,51 @@ def test_when_the_commit_fails_nobody_is_told_that_it_worked(tmp_path: Path) -> 
     group = AppendGroup(failing)
     results = at_once(lambda number: group.run(Job([], None)))
     assert all(isinstance(result, StorageError) for result in results)
+    assert {str(result) for result in results} == {"disk full"}
+
+
+def test_where_nobody_can_tell_whether_it_was_committed_it_is_not_written_again() -> None:
+    """Interrupted, and the history cannot be read: the others are told of that, and do not append a second time."""
+    commits = []
+    gathered = threading.Event()
+
+    def commit(jobs: list[Job]) -> None:
+        commits.append(len(jobs))
+        if len(commits) == 1:
+            assert gathered.wait(30)  # the leader alone, so that the others gather
+            raise StorageError("disk full")
+        raise KeyboardInterrupt
+
+    def cannot_tell(jobs: list[Job]) -> bool:
+        raise StorageError("cannot be read")
+
+    group = AppendGroup(commit, cannot_tell)
+    outcomes: list[BaseException] = []
+
+    def run() -> None:
+        try:
+            group.run(Job([], None))
+        except BaseException as error:
+            outcomes.append(error)
+
+    threads = [threading.Thread(target=run, daemon=True) for _ in range(5)]
+    threads[0].start()
+    while not commits:
+        pass
+    for thread in threads[1:]:
+        thread.start()
+    while len(group._waiting) < 4:
+        pass
+    gathered.set()
+    for thread in threads:
+        thread.join(30)
+        assert not thread.is_alive()
+    assert commits == [1, 4]
+    told = sorted(type(error).__name__ for error in outcomes)
+    assert told == ["KeyboardInterrupt", *["StorageError"] * 4]
+    assert sum(str(error) == "cannot be read" for error in outcomes) == 3
+    # Each has an error of its own: one that several threads raise gets the traceback of all of them.
+    assert len({id(error) for error in outcomes}) == 5
 
 
 def test_an_interrupted_leader_hands_over_to_the_next() -> None:

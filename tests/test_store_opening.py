@@ -396,7 +396,7 @@ def test_an_older_schema_that_cannot_be_written_is_refused(folder: Path) -> None
     path.chmod(0o444)
     folder.chmod(0o555)
     kind, message = by_another_user("print(json.dumps(error(lambda: EventStore(path))))", path)
-    assert (kind, "make it writable and open it once" in message) == ("NotAStore", True)
+    assert (kind, "make it writable and open it once" in message) == ("OlderSchema", True)
 
 
 @pytest.mark.parametrize(

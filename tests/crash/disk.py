@@ -69,6 +69,10 @@ LOSSES = (
 )
 
 
+class _Content(bytes):
+    """What is in one file: each of its names has the same object."""
+
+
 @dataclass
 class _File:
     content: bytearray
@@ -147,7 +151,7 @@ class Disk:
             for naming in namings:
                 if chance.random() < loss.names:
                     _rename(names, naming)
-        contents: dict[int, bytes] = {}
+        contents: dict[int, _Content] = {}
         left: dict[str, bytes | None] = {}
         for path, file in names.items():
             # SQLite makes the shared memory anew, whatever is in it.
@@ -161,7 +165,7 @@ class Disk:
                 for written in file.unsynced:
                     if chance.random() < loss.writes:
                         _apply(content, written, lambda: not loss.torn or chance.random() < 0.9)
-                contents[id(file)] = bytes(content)
+                contents[id(file)] = _Content(content)
             left[path] = contents[id(file)]
         return left
 
@@ -209,10 +213,14 @@ def losses(
 
 
 def write_out(left: dict[str, bytes | None], old: Path, new: Path) -> None:
-    """Put what is left of the files under `old` into the directory `new`."""
+    """Put what is left of the files under `old` into the directory `new`; two names of one file stay that."""
+    written: dict[int, Path] = {}
     for path, content in sorted(left.items()):
         target = new / os.path.relpath(path, old)
         if content is None:
             target.mkdir(exist_ok=True)
+        elif id(content) in written:
+            os.link(written[id(content)], target)
         else:
             target.write_bytes(content)
+            written[id(content)] = target

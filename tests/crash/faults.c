@@ -2,7 +2,8 @@
  *
  * On files under one watched directory it counts calls, and makes the n-th one of chosen kinds fail, end the process,
  * or write only half; and it can write down everything that would have to reach a disk, for tests/crash/disk.py.
- * Everything is off until tests/crash/faults.py says otherwise. Linux, one thread. */
+ * Everything is off until tests/crash/faults.py says otherwise. Linux. Threads are counted one after the other; writing
+ * down is for one thread. */
 #define _GNU_SOURCE
 #include <dlfcn.h>
 #include <errno.h>
@@ -69,9 +70,9 @@ static void end(void) { syscall(SYS_kill, getpid(), SIGKILL); for (;;) pause(); 
 /* 0: go on; 1: fail with errno set; 2: end after the call; 3: do half of it, then end. */
 static int now(int kind) {
     if (!(kinds & kind)) return 0;
-    seen++;
-    if (seen < nth || (seen > nth && !error_always)) return 0;
-    fired++;
+    long call = __atomic_add_fetch(&seen, 1, __ATOMIC_SEQ_CST);
+    if (call < nth || (call > nth && !error_always)) return 0;
+    __atomic_add_fetch(&fired, 1, __ATOMIC_SEQ_CST);
     if (action == FAIL) { errno = error_number; return 1; }
     if (action == KILL_AFTER) return 2;
     if (action == KILL_HALFWAY && kind == WRITE) return 3;

@@ -14,12 +14,13 @@ from typing import Any
 from unittest import mock
 
 import numpy as np
-from sqlite_utils import Migrations
 
-from eventstore import Add, Delete, EventStore, NewerSchema, Operation, Update, read_json_lines, schema
+from eventstore import Add, Delete, EventStore, NewerSchema, Operation, Update, read_json_lines
 from projections import VectorIndex
 from replay import recover, restore, verify
 from tests.crash.lab import Ack
+from tests.data import make_v1
+from tests.next_version import next_version
 
 DIMENSION = 4
 SEGMENT_ROWS = 8
@@ -348,41 +349,64 @@ def _check_export(directory: Path, acks: Sequence[Ack]) -> None:
     check_store(directory, [], [START], BASE)
 
 
-def _next_version() -> Any:
-    """A later schema: another table, filled from the history."""
-    later = Migrations("eventstore")
-    for step in schema.migrations._migrations:
-        later(name=step.name)(step.fn)
+OLD = database(Path()).with_suffix(".db.v1").name
 
-    @later(name="m999_later")
-    def _later(db: Any) -> None:
-        db.execute("CREATE TABLE later (seq INTEGER PRIMARY KEY, memory_id TEXT) STRICT")
-        db.execute("INSERT INTO later SELECT seq, memory_id FROM events")
 
-    return mock.patch.object(schema, "migrations", later)
+def _prepare_migrate(directory: Path) -> None:
+    """The version-1 file that is kept, with more in its write-ahead log, as a process that died leaves it."""
+    make_v1.unpack(database(directory))
+    with EventStore(database(directory), embedder=make_v1.embed) as store:
+        store.add("logged")
+        copies = {path: path.read_bytes() for path in directory.glob("agent.db*") if path.suffix != ".db-shm"}
+    for path, content in copies.items():
+        path.write_bytes(content)
 
 
 def _migrate(directory: Path, ack: Acknowledge) -> None:
-    """A file of this version, opened by a later one."""
-    with _next_version(), small_log(), open_store(directory) as store:
+    """A file of an earlier version, opened by a later one, which then appends."""
+    with next_version(), small_log(), EventStore(database(directory), timeout=5, embedder=make_v1.embed) as store:
         ack("migrate", store.position, store.head.hash)
+        added = store.add("after it")
+        ack("append", added.position, added.hash)
 
 
 def _check_migrate(directory: Path, acks: Sequence[Ack]) -> None:
+    logged = V1_EVENTS + 1
     try:
-        open_store(directory).close()
+        _check_v1(directory, database(directory), logged)
+        migrated = False
         assert not acks
+        assert not (directory / OLD).exists()
     except NewerSchema:
-        pass  # the migration was finished
-    with _next_version():
-        with open_store(directory) as store:
-            assert store._connections.fetch("SELECT count(*), max(seq) FROM later") == [(START, START)]
-            assert store.position == START
-            for _, position, digest in acks:
-                assert store.hash_at(position) == digest
-            assert [event.memory_id for event in store.events()] == [operation.memory_id for operation in BASE]
-            check_index(store)
-            store.add("after all", vector=vector_of("after all"))
+        migrated = True
+    with next_version():
+        with EventStore(database(directory), timeout=5, embedder=make_v1.embed) as store:
+            position = store.position
+            assert position in ((logged, logged + 1) if migrated else (logged,))
+            for _, acknowledged, digest in acks:
+                assert store.hash_at(acknowledged) == digest
+            assert store._connections.fetch("SELECT count(*), max(seq) FROM later") == [(logged, logged)]
+            store.add("after all")
+        report = verify(database(directory))
+        assert report.ok, report.faults[:5]
+        assert report.events == position + 1
+    assert sorted(path.name for path in directory.iterdir()) == ["agent.db", OLD]
+    assert (directory / OLD).stat().st_nlink == database(directory).stat().st_nlink == 1
+    _check_v1(directory, directory / OLD, logged)
+
+
+def _check_v1(directory: Path, path: Path, events: int) -> None:
+    """It is the version-1 file, whole; opening it tidies up what a migration left."""
+    with EventStore(path, timeout=5) as store:
+        assert store.position == events
+        assert store.hash_at(V1_EVENTS) == V1_HEAD
+    report = verify(path)
+    assert report.ok, report.faults[:5]
+    assert not [each.name for each in directory.iterdir() if each.name.startswith(".")]
+
+
+_V1_HEAD = json.loads((make_v1.HERE / "v1.json").read_text(encoding="utf-8"))["head"]
+V1_EVENTS, V1_HEAD = int(_V1_HEAD["position"]), str(_V1_HEAD["hash"])
 
 
 SCENARIOS = {
@@ -392,7 +416,7 @@ SCENARIOS = {
         Scenario("append, normal", prepare_store, _append_normal, _check_append),
         Scenario("append after a crash", prepare_log, _append_after_crash, _check_append_after_crash),
         Scenario("create", prepare_nothing, _create, _check_create),
-        Scenario("migrate", prepare_store, _migrate, _check_migrate),
+        Scenario("migrate", _prepare_migrate, _migrate, _check_migrate),
         Scenario("checkpoint", prepare_index, _checkpoint, _check_checkpoint),
         Scenario("rebuild", _prepare_long, _rebuild, _check_rebuild),
         Scenario("recover", prepare_store, _recover, _check_recover),
