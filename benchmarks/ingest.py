@@ -253,18 +253,18 @@ def read_your_writes(options: Options) -> Result:
         for mine, synced in (("asof", True), (_UNSYNCED, False))
     }
     for mine, champion in best.items():
-        for name in rest:
-            if mine == _UNSYNCED and everyone[name].durable:
+        for other in rest:
+            if mine == _UNSYNCED and everyone[other].durable:
                 continue
-            goal, notes = Goal("rate"), [] if everyone[name].durable else ["it is not synced"]
-            if name == champion:
+            goal, notes = Goal("rate"), [] if everyone[other].durable else ["it is not synced"]
+            if other == champion:
                 goal = Goal("rate", 1.0, 3.0)
                 notes.append("the best as durable")
-            if not everyone[name].keeps_texts:
+            if not everyone[other].keeps_texts:
                 notes.append("texts not kept")
             what = f"{mine}: add one and search at once, on {options.rows:,}; per pair"
             note = "; ".join(notes)
-            result.rows.append(compared(what, name, times, mine, name, goal, per=_PAIRS, note=note))
+            result.rows.append(compared(what, other, times, mine, other, goal, per=_PAIRS, note=note))
     return result
 
 

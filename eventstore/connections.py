@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import random
 import threading
 import time
 from collections.abc import Iterator, Sequence
@@ -207,6 +208,7 @@ class Connections:
                 # The log's name is on disk before anything is acknowledged that is in it. SQLite syncs the directory,
                 # too, later, and says nothing where that fails.
                 sync_directory(Path(self.file).parent)
+                connection.execute("PRAGMA busy_timeout = 0")  # see _begin
                 self._identity = self._files()
                 self._log.open()
         except BaseException:
@@ -313,7 +315,7 @@ class Connections:
             try:
                 # Inside the try: an interrupt can come right after it.
                 self._writing_thread = threading.get_ident()
-                connection.execute("BEGIN IMMEDIATE")
+                self._begin(connection)
                 if self._log is not None:
                     self._log.write_again(self.path)  # if another process, still there or not, failed at it
                 self._changes_before = connection.total_changes
@@ -336,6 +338,23 @@ class Connections:
                 self._writing_thread = None
             self._require_same_files("what was being written is lost; open the store again")
             self._fold_log(connection, LOG_LIMIT)
+
+    def _begin(self, connection: sqlite3.Connection) -> None:
+        """Take the write lock, waiting for other processes up to `timeout`.
+
+        SQLite's own waiting sleeps for longer and longer, up to 100 ms, so one that waits already loses to whoever
+        comes again at once: of four writers two got nothing in four seconds. Asking every other millisecond, each
+        gets its turn.
+        """
+        deadline = time.monotonic() + self.timeout
+        while True:
+            try:
+                connection.execute("BEGIN IMMEDIATE")
+                return
+            except sqlite3.OperationalError as error:
+                if "locked" not in str(error) or time.monotonic() >= deadline:
+                    raise
+            time.sleep(random.uniform(0.0005, 0.002))
 
     def _fail(self, error: Exception) -> None:
         self._failure = str(error)

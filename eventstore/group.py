@@ -1,7 +1,8 @@
 """Appends of several threads that wait for the same disk share one sync.
 
-Whoever comes first commits for all who are waiting by then; the others find their append done. Each is still an
-append of its own: its own instant, and its own error, which leaves the rest of the group alone.
+Whoever comes first leads: it commits for all who are waiting by then, wakes them, and hands the lead to the first of
+those who came meanwhile. Each is still an append of its own: its own instant, and its own error, which leaves the rest
+of the group alone.
 """
 
 from __future__ import annotations
@@ -9,7 +10,7 @@ from __future__ import annotations
 import threading
 from collections.abc import Callable, Sequence
 from copy import copy
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from eventstore.append import Recorded
 from eventstore.errors import AsofError, StorageError
@@ -22,13 +23,19 @@ _MOST_EVENTS = 10_000
 
 @dataclass(slots=True, eq=False)
 class Job:
-    """One append: what is asked, and then either the events or the error."""
+    """One append: what is asked, and then either the events or the error.
+
+    Its thread waits for `woken` and then finds the job `done`, or that it `leads`.
+    """
 
     operations: Sequence[Prepared]
     expected_position: int | None
     recorded: list[Recorded] | None = None
     error: AsofError | None = None
     done: bool = False
+    leads: bool = False
+    given_up: bool = False
+    woken: threading.Semaphore = field(default_factory=lambda: threading.Semaphore(0))
 
 
 class AppendGroup:
@@ -44,29 +51,49 @@ class AppendGroup:
         self._commit = commit
         self._is_committed = is_committed
         self._waiting: list[Job] = []
+        self._led = False
         self._gate = threading.Lock()
-        self._turn = threading.RLock()  # so that a write inside a write is refused, not waited for
 
     def run(self, job: Job) -> list[Recorded]:
         """Have the job committed, by this thread or by one before it; return its events or raise its error."""
         with self._gate:
             self._waiting.append(job)
+            job.leads, self._led = not self._led, True
         try:
-            with self._turn:
-                if not job.done:
-                    self._lead(job)
+            if not job.leads:
+                job.woken.acquire()
+            if not job.done:
+                self._lead(job)
         finally:
-            # Interrupted while waiting: nobody else shall record what this caller will not hear of.
             with self._gate:
+                # Interrupted while waiting: nobody else shall record what this caller will not hear of.
+                job.given_up = True
                 if job in self._waiting:
                     self._waiting.remove(job)
+            if job.leads:
+                self._hand_over()
         if job.error is not None:
             raise job.error
         assert job.recorded is not None
         return job.recorded
 
     def _lead(self, own: Job) -> None:
-        self._settle(self._take(own), own)
+        jobs = self._take(own)
+        try:
+            self._settle(jobs, own)
+        finally:
+            for job in jobs:
+                if job.done and job is not own:
+                    job.woken.release()
+
+    def _hand_over(self) -> None:
+        with self._gate:
+            following = self._waiting[0] if self._waiting else None
+            if following is None:
+                self._led = False
+                return
+            following.leads = True
+        following.woken.release()
 
     def _settle(self, jobs: list[Job], own: Job) -> None:
         try:
@@ -94,8 +121,8 @@ class AppendGroup:
                 for job in jobs:
                     job.done = True
                 raise
-            again = [job for job in jobs if not job.done]
             with self._gate:
+                again = [job for job in jobs if not (job.done or job.given_up)]
                 for job in again:
                     job.recorded = job.error = None
                 self._waiting[:0] = [job for job in again if job is not own]

@@ -14,6 +14,7 @@ from hypothesis import strategies as st
 
 import eventstore.testing as kit
 from eventstore import AsofError, EventStore, Operation
+from eventstore.group import AppendGroup
 from eventstore.testing import MICROSECOND, START, ModelEvent, ModelStore
 from eventstore.testing import ManualClock as Clock
 
@@ -91,3 +92,15 @@ def tell(store: EventStore, model: ModelStore, append: Appended, now: datetime) 
 def as_told(vector: Any) -> list[float] | None:
     """A read vector in the model's form."""
     return None if vector is None else np.asarray(vector).tolist()  # type: ignore[no-any-return]
+
+
+@contextlib.contextmanager
+def lead_of(group: AppendGroup) -> Iterator[None]:
+    """Until the end of the block appends gather: this thread leads them, and then hands over."""
+    with group._gate:
+        assert not group._led
+        group._led = True
+    try:
+        yield
+    finally:
+        group._hand_over()

@@ -20,6 +20,7 @@ from eventstore import (
 )
 from eventstore.versions import VersionTable
 from replay import verify
+from tests.store_support import lead_of
 
 
 @pytest.mark.parametrize("exponent", [-320, -7, -5, -4, 0, 15, 16, 17, 22, 300])
@@ -62,7 +63,7 @@ def test_a_write_from_inside_an_import_is_refused_while_others_wait(tmp_path: Pa
 
         def records() -> Any:
             waiting.start()
-            while not store._writer._group._turn._is_owned() and not _is_held(store):  # type: ignore[attr-defined]
+            while not store._writer._group._led:
                 pass
             with pytest.raises(InvalidOperation, match="inside another"):
                 store.add("inner", vector=[1.0])
@@ -72,14 +73,6 @@ def test_a_write_from_inside_an_import_is_refused_while_others_wait(tmp_path: Pa
         waiting.join(30)
         assert not waiting.is_alive()
         assert sorted(memory.content for memory in store.memories()) == ["imported", "other"]
-
-
-def _is_held(store: EventStore) -> bool:
-    turn = store._writer._group._turn
-    if turn.acquire(blocking=False):
-        turn.release()
-        return False
-    return True
 
 
 def test_numbers_past_64_bits_in_json_lines_are_refused(tmp_path: Path) -> None:
@@ -161,7 +154,7 @@ def test_one_too_large_append_does_not_fail_its_group(tmp_path: Path) -> None:
             except Exception as error:
                 results[content[:4]] = error
 
-        with store._writer._group._turn:
+        with lead_of(store._writer._group):
             threads = [threading.Thread(target=add, args=(text,), daemon=True) for text in ("big " * 3000, "good")]
             for thread in threads:
                 thread.start()

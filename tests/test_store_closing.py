@@ -14,7 +14,7 @@ import pytest
 from eventstore import Add, Closed, EventStore, InvalidOperation
 from eventstore.group import Job
 from eventstore.operations import prepare
-from tests.store_support import Clock, vector
+from tests.store_support import Clock, lead_of, vector
 
 
 @pytest.fixture(params=["memory", "file"])
@@ -192,7 +192,7 @@ def test_an_interrupt_after_the_commit_records_nothing_twice(store: EventStore) 
         raise KeyboardInterrupt
 
     def lead() -> None:
-        with group._turn:  # until the other has joined the group
+        with lead_of(group):  # until the other has joined the group
             threading.Thread(target=follow).start()
             while not group._waiting:
                 gathered.wait(0.001)

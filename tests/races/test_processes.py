@@ -69,7 +69,9 @@ def test_writing_and_reading_processes(tmp_path: Path) -> None:
         ],
     )
     assert all(one["searches"] for one in done[4:])
-    print(work.check(path, [work.notes(tmp_path / f"process-{n}") for n in range(4)]))
+    written = [work.notes(tmp_path / f"process-{n}") for n in range(4)]
+    assert all(one["acknowledged"] for one in written), "a writer never got its turn"
+    print(work.check(path, written))
 
 
 RETRIED = 40
