@@ -206,8 +206,9 @@ class Connections:
                 raise
             if self._log is not None:
                 # The log's name is on disk before anything is acknowledged that is in it. SQLite syncs the directory,
-                # too, later, and says nothing where that fails.
-                sync_directory(Path(self.file).parent)
+                # too, later, and says nothing where that fails. One that may not be read cannot be synced by anybody.
+                with contextlib.suppress(PermissionError):
+                    sync_directory(Path(self.file).parent)
                 connection.execute("PRAGMA busy_timeout = 0")  # see _begin
                 self._identity = self._files()
                 self._log.open()

@@ -375,6 +375,31 @@ def test_what_cannot_be_written_can_be_read(folder: Path, file: int, directory: 
     assert path.read_bytes() == before
 
 
+def test_a_directory_that_does_not_show_its_files_will_do(folder: Path) -> None:
+    """It takes files, and cannot be synced."""
+    folder.chmod(0o333)
+    code = "with EventStore(path) as store: print(json.dumps(store.add('x', vector=[1, 2]).position))"
+    assert by_another_user(code, folder / "a.db") == 1
+
+
+def test_the_logs_name_is_on_disk_before_anything_is_acknowledged(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The directory is synced on opening, and where that fails the store is not opened."""
+    written(tmp_path / "a.db")
+
+    def failing(directory: Path) -> None:
+        assert (directory / "a.db-wal").exists()
+        raise OSError(5, "Input/output error")
+
+    with monkeypatch.context() as patch:
+        patch.setattr("eventstore.connections.sync_directory", failing)
+        with pytest.raises(StorageError, match=r"cannot open .*Input/output error"):
+            EventStore(tmp_path / "a.db")
+    with EventStore(tmp_path / "a.db") as store:
+        assert store.position == 3
+
+
 @pytest.mark.skipif(not hasattr(os, "getuid") or os.getuid() != 0, reason="needs another user")
 def test_a_reader_without_rights_sees_what_a_writer_has_just_written(folder: Path) -> None:
     """The write-ahead log is read although it is not folded in yet."""
