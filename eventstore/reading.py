@@ -20,7 +20,7 @@ from eventstore.queries import EventSelection
 from eventstore.reads import Reader
 from eventstore.slices import EventRange
 from eventstore.versions import Positions
-from eventstore.writer import Writer, recorded_dimension
+from eventstore.writer import Writer
 
 __all__ = ["AsOf", "Filter", "HistoryReads"]
 
@@ -45,9 +45,6 @@ class HistoryReads:
     def dimension(self) -> int | None:
         """How many numbers a vector has: fixed by the first one, None before it."""
         self._connections.require_open()
-        if self._writer.dimension is None:
-            rows = self._connections.fetch("SELECT value FROM settings WHERE key = 'dimension'")
-            self._writer.dimension = recorded_dimension(rows[0][0]) if rows else None
         return self._writer.dimension
 
     # Positions and instants

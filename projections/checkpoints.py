@@ -8,9 +8,11 @@ only what is new. Everything is written to a temporary name, synced and renamed;
 from __future__ import annotations
 
 import contextlib
+import errno
 import os
 import re
 import secrets
+import stat
 import time
 import warnings
 from collections.abc import Iterator
@@ -36,6 +38,9 @@ _KEPT_GENERATIONS = 2
 # What nobody finished or named may be another process's, under way; what was set aside may be looked at.
 _STALE_SECONDS = {".part": 3600.0, ".bin": 3600.0, ".set-aside": 7 * 86400.0}
 _MANIFEST_LIMIT = 16 * 2**20
+_OURS = re.compile(r"(generation-\d{6,12}\.json|(rows|segment)-[0-9a-z.-]{1,80})(\.[0-9a-f]{16}\.part|\.set-aside)?")
+# Without waiting for whoever writes into a pipe. Windows has neither.
+_NO_LINK = getattr(os, "O_NOFOLLOW", 0) | getattr(os, "O_NONBLOCK", 0)
 
 
 class CheckpointWarning(UserWarning):
@@ -104,11 +109,7 @@ class Checkpoints:
 
     def read_manifest(self, path: Path) -> Manifest:
         """The manifest at `path`; `Unusable` if it is damaged or of another format."""
-        try:
-            with path.open("rb") as stream:
-                text = stream.read(_MANIFEST_LIMIT + 1)
-        except OSError as error:
-            raise _not_read(path, error) from error
+        text = _read(path, _MANIFEST_LIMIT)
         try:
             fields = orjson.loads(text)
             digest = fields.pop("sha256")
@@ -121,14 +122,14 @@ class Checkpoints:
         return manifest
 
     def read_data(self, file: DataFile) -> bytes:
-        """The bytes of a data file, checked; `Unusable` if they are not what the manifest says."""
+        """The bytes of a data file, checked; `Unusable` if they are not what the manifest says.
+
+        As many are read as the manifest says: whoever calls knows that so many make sense.
+        """
         path = self.directory / file.name
-        try:
-            if path.stat().st_size != file.size:
-                raise Unusable(f"{file.name} has {path.stat().st_size} bytes instead of {file.size}")
-            content = path.read_bytes()
-        except OSError as error:
-            raise _not_read(path, error) from error
+        content = _read(path, file.size)
+        if len(content) != file.size:
+            raise Unusable(f"{file.name} has {len(content)} bytes instead of {file.size}")
         if sha256(content).hexdigest() != file.sha256:
             self._set_aside(path)
             raise Unusable(f"{file.name} does not match its digest")
@@ -242,10 +243,29 @@ class Checkpoints:
         needed |= {path.name for path in manifests[:_KEPT_GENERATIONS]}
         for path in self.directory.iterdir():
             stale = _STALE_SECONDS.get(path.suffix)
-            if stale is not None and path.name not in needed:
+            if stale is not None and path.name not in needed and _OURS.fullmatch(path.name):
                 with contextlib.suppress(OSError):
                     if time.time() - path.stat().st_mtime > stale:
                         path.unlink()
+
+
+def _read(path: Path, most: int) -> bytes:
+    """What is in a file of at most `most` bytes.
+
+    Of a regular file in the directory itself: not what a link leads to elsewhere, and no pipe or device that gives
+    its bytes never, or without end.
+    """
+    try:
+        descriptor = os.open(path, os.O_RDONLY | _NO_LINK)
+        with open(descriptor, "rb") as stream:
+            status = os.fstat(descriptor)
+            if not stat.S_ISREG(status.st_mode):
+                raise Unusable(f"{path.name} is no regular file")
+            if status.st_size > most:
+                raise Unusable(f"{path.name} has {status.st_size} bytes, more than {most}")
+            return stream.read(most)
+    except OSError as error:
+        raise _not_read(path, error) from error
 
 
 def _names_of(manifest: Manifest) -> set[str]:
@@ -253,7 +273,8 @@ def _names_of(manifest: Manifest) -> set[str]:
 
 
 def _not_read(path: Path, error: OSError) -> Unusable:
-    kind = Unusable if isinstance(error, FileNotFoundError) else Unreadable
+    linked = error.errno in (errno.ELOOP, errno.EMLINK)
+    kind = Unusable if linked or isinstance(error, FileNotFoundError) else Unreadable
     return kind(f"{path.name} cannot be read: {error.strerror or error}")
 
 

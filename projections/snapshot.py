@@ -89,9 +89,10 @@ def _require_same_history(checkpoints: Checkpoints, manifest: Manifest, store: E
 
 def _read(checkpoints: Checkpoints, manifest: Manifest, metric: Metric) -> Snapshot:
     rows, size = manifest.rows, manifest.segment_rows
-    numbers = np.frombuffer(checkpoints.read_data(manifest.table), dtype="<u4")
-    if len(numbers) != 2 * rows or len(manifest.segments) != -(-rows // size):
+    # Before anything is read: a history of so many events has no more rows, and rows have so many bytes.
+    if rows > manifest.position or manifest.table.size != 8 * rows or len(manifest.segments) != -(-rows // size):
         raise Unusable("its files do not have as many rows as it says")
+    numbers = np.frombuffer(checkpoints.read_data(manifest.table), dtype="<u4")
     born, died = numbers[:rows].copy(), numbers[rows:].copy()
     if rows and (int(born[-1]) > manifest.position or (np.diff(born.astype(np.int64)) <= 0).any()):
         raise Unusable("its rows are not in the order of positions")
@@ -99,10 +100,10 @@ def _read(checkpoints: Checkpoints, manifest: Manifest, metric: Metric) -> Snaps
         raise Unusable("its rows end before they begin")
     segments = Segments(metric, manifest.dimension, size)
     for number, file in enumerate(manifest.segments):
-        content = np.frombuffer(checkpoints.read_data(file), dtype="<f4")
         count = min(size, rows - number * size)
-        if len(content) != count * manifest.dimension:
+        if file.size != 4 * count * manifest.dimension:
             raise Unusable(f"{file.name} does not hold {count} vectors of dimension {manifest.dimension}")
+        content = np.frombuffer(checkpoints.read_data(file), dtype="<f4")
         segments.add(content.reshape(count, manifest.dimension))
     full = {number: file for number, file in enumerate(manifest.segments) if (number + 1) * size <= rows}
     return Snapshot(manifest.position, RowTable(born, died), segments, full)
