@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from eventstore.checks import check_count, check_id
+from eventstore.checks import check_count, check_id, shown
 from eventstore.connections import Connections
 from eventstore.errors import InvalidInstant, InvalidOperation, MemoryNotFound
 from eventstore.events import Event, EventType, Head, HistoryRecord, Memory, Vector, metadata_of
@@ -88,7 +88,7 @@ class HistoryReads:
                 f"as_of is of type {type(as_of).__name__}: give an aware datetime, ISO 8601 text, a position or None"
             ) from None
         if not 0 <= asked <= position:
-            raise InvalidInstant(f"position {asked} is not in the history, which has positions 0 to {position}")
+            raise InvalidInstant(f"position {shown(asked)} is not in the history, which has positions 0 to {position}")
         return asked
 
     def _position_at_instant(self, instant: int, head: int | None) -> int:
