@@ -12,14 +12,12 @@ from tests.crash.lab import LONG
 from tests.damage.subject import Subject, database, deadline, index_directory, run_noting
 
 BATCHES = 8 if LONG else 1
-SAMPLE = 250
+SAMPLE = 120
 """How many of each kind of damage the default run tries; the long one tries them all."""
 
 
-def _mine(cases: list[Any], batch: int) -> list[Any]:
-    if LONG:
-        return cases[batch::BATCHES]
-    return random.sample(cases, min(SAMPLE, len(cases)))
+def _mine(cases: list[Any], batch: int, sample: int = SAMPLE) -> list[Any]:
+    return cases[batch::BATCHES] if LONG else random.sample(cases, min(sample, len(cases)))
 
 
 def _masks(at: int) -> tuple[int, int]:
@@ -85,7 +83,7 @@ def damage_checkpoint(directory: Path, batch: int) -> dict[str, int]:
         ]
         cuts = [((path.name, length), content[:length]) for length in range(len(content))]
         target = index_directory(subject.work) / path.name
-        for name, count in _damaged(subject, target, _mine(flips + cuts, batch)).items():
+        for name, count in _damaged(subject, target, _mine(flips + cuts, batch, SAMPLE // 4)).items():
             total[name] += count
     return total
 

@@ -41,7 +41,7 @@ def import_hostile(directory: Path) -> int:
             os.truncate(path, 8 * 2**30)  # sparse: it takes no disk
         limit = transfer.LINE_LIMIT if LONG else 16 * MIB
         with deadline(), EventStore() as store, mock.patch.object(transfer, "LINE_LIMIT", limit):
-            with limited_memory(4 * limit // MIB + 250), pytest.raises(ImportFailed, match="line [12]:"):
+            with limited_memory(4 * limit // MIB + 250), pytest.raises(ImportFailed, match=r"line [12]:"):
                 store.import_events(read_json_lines(path), source="hostile")
             assert store.position == 0
     return len(HOSTILE)
