@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import operator
+import reprlib
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -25,6 +26,7 @@ __all__ = [
     "check_text",
     "check_vector",
     "metadata_json",
+    "shown",
 ]
 
 MAX_ID_LENGTH = 512
@@ -37,6 +39,14 @@ _STRICT = (
     | orjson.OPT_PASSTHROUGH_DATETIME
     | orjson.OPT_PASSTHROUGH_SUBCLASS
 )
+
+
+def shown(value: object) -> str:
+    """A value for a message: short, and also where Python does not agree to print it."""
+    try:
+        return reprlib.repr(value)
+    except ValueError:  # an integer of thousands of digits
+        return f"a very long {type(value).__name__}"
 
 
 def check_text(name: str, value: object) -> str:
@@ -79,9 +89,9 @@ def check_count(name: str, value: Any, least: int = 1) -> int:
             raise TypeError
         number = operator.index(value)
     except TypeError:
-        raise InvalidOperation(f"{name} is {value!r}: give a whole number of at least {least}") from None
+        raise InvalidOperation(f"{name} is {shown(value)}: give a whole number of at least {least}") from None
     if number < least:
-        raise InvalidOperation(f"{name} is {number}: give a whole number of at least {least}")
+        raise InvalidOperation(f"{name} is {shown(number)}: give a whole number of at least {least}")
     return number
 
 
@@ -123,7 +133,7 @@ def _fault(path: str, value: Any, depth: int = 0) -> str | None:
     if kind is dict:
         for key, inner in value.items():
             if type(key) is not str:
-                return f"{path} has the key {key!r} of type {type(key).__name__}: JSON keys are str"
+                return f"{path} has the key {shown(key)} of type {type(key).__name__}: JSON keys are str"
             if fault := _text_fault(f"a key of {path}", key) or _fault(f"{path}.{key}", inner, depth + 1):
                 return fault
         return None

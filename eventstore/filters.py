@@ -23,11 +23,11 @@ from __future__ import annotations
 
 import math
 import operator
-import reprlib
 from collections.abc import Callable, Hashable, Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Final, Literal, TypeAlias, cast, get_args
 
+from eventstore.checks import shown
 from eventstore.errors import InvalidFilter
 
 __all__ = ["And", "Condition", "Everything", "Filter", "Not", "Operator", "Or", "json_key", "parse_filter"]
@@ -272,7 +272,7 @@ def _icontains(operand: str) -> _Accepts:
 
 def _parse(filter: object, where: str, depth: int) -> Filter:
     if not isinstance(filter, Mapping):
-        raise InvalidFilter(f"{where}: a filter is a dict, not {_shown(filter)}")
+        raise InvalidFilter(f"{where}: a filter is a dict, not {shown(filter)}")
     parts: list[Filter] = []
     for key, value in filter.items():
         _check_name(key, where)
@@ -294,7 +294,7 @@ def _parse_logic(name: str, value: object, where: str, depth: int) -> Filter:
         return Not(_parse(value, where, depth))
     if not isinstance(value, (list, tuple)):
         takes = "a filter or a list of filters" if name == "NOT" else "a list of filters"
-        raise InvalidFilter(f"{where}: {name} takes {takes}, not {_shown(value)}")
+        raise InvalidFilter(f"{where}: {name} takes {takes}, not {shown(value)}")
     if not value:
         raise InvalidFilter(f"{where}: {name} of an empty list; leave it out, or give it at least one filter")
     parts = [_parse(part, f"{where}[{number}]", depth) for number, part in enumerate(value)]
@@ -313,7 +313,7 @@ def _parse_operators(key: str, operators: Mapping[Any, Any], where: str) -> Iter
         _check_name(op, where)
         if op not in _OPERATORS:
             raise InvalidFilter(
-                f"{where}: unknown operator {_shown(op)}; the operators are {', '.join(_OPERATORS)}"
+                f"{where}: unknown operator {shown(op)}; the operators are {', '.join(_OPERATORS)}"
                 f'{_logic_hint(key)}; to compare with an object write {{"eq": {{...}}}}'
             )
         yield Condition(str(key), cast(Operator, str(op)), _parse_operand(op, operand, _member(where, op)))
@@ -322,14 +322,14 @@ def _parse_operators(key: str, operators: Mapping[Any, Any], where: str) -> Iter
 def _parse_operand(op: str, operand: object, where: str) -> object:
     if op in ("in", "nin"):
         if not isinstance(operand, (list, tuple, set, frozenset)):
-            raise InvalidFilter(f"{where}: {op} takes a list of values, not {_shown(operand)}")
+            raise InvalidFilter(f"{where}: {op} takes a list of values, not {shown(operand)}")
         return tuple(_json_copy(element, f"{where}[{number}]") for number, element in enumerate(operand))
     if op == "exists" and not isinstance(operand, bool):
-        raise InvalidFilter(f"{where}: exists takes true or false, not {_shown(operand)}")
+        raise InvalidFilter(f"{where}: exists takes true or false, not {shown(operand)}")
     if op == "icontains" and not isinstance(operand, str):
-        raise InvalidFilter(f"{where}: icontains takes a string, not {_shown(operand)}")
+        raise InvalidFilter(f"{where}: icontains takes a string, not {shown(operand)}")
     if op in _ORDER and not (isinstance(operand, str) or _is_number(operand)):
-        raise InvalidFilter(f"{where}: {op} takes a number or a string, not {_shown(operand)}")
+        raise InvalidFilter(f"{where}: {op} takes a number or a string, not {shown(operand)}")
     return _json_copy(operand, where)
 
 
@@ -363,7 +363,7 @@ def _logic_hint(key: str) -> str:
 
 def _check_name(name: object, where: str) -> None:
     if not isinstance(name, str):
-        raise InvalidFilter(f"{where}: keys are strings, not {_shown(name)}")
+        raise InvalidFilter(f"{where}: keys are strings, not {shown(name)}")
 
 
 def _json_copy(value: object, where: str, depth: int = 0) -> object:
@@ -395,11 +395,4 @@ def _json_copy(value: object, where: str, depth: int = 0) -> object:
 
 
 def _member(where: str, name: str) -> str:
-    return f"{where}.{name}" if name.isidentifier() and len(name) <= 40 else f"{where}[{_shown(name)}]"
-
-
-def _shown(value: object) -> str:
-    try:
-        return reprlib.repr(value)
-    except ValueError:  # an integer of more digits than Python agrees to print
-        return f"a very long {type(value).__name__}"
+    return f"{where}.{name}" if name.isidentifier() and len(name) <= 40 else f"{where}[{shown(name)}]"

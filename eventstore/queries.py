@@ -16,6 +16,7 @@ from eventstore.schema import EVENT_COLUMNS
 __all__ = [
     "COMPARE_INDEXES",
     "CURRENT_POSITION",
+    "DIMENSION",
     "HEAD",
     "HEADERS",
     "LAST_OF_MEMORY",
@@ -64,6 +65,12 @@ HEAD = (
     "SELECT e.seq, e.recorded_at, e.hash, c.seq FROM (SELECT 1) LEFT JOIN"
     " (SELECT seq, recorded_at, hash FROM events ORDER BY seq DESC LIMIT 1) e ON 1 LEFT JOIN"
     " (SELECT seq FROM sqlite_sequence WHERE name = 'events' LIMIT 1) c ON 1"
+)
+
+# What the settings say, and the bytes of the first embedding: the first event is an ADD and has one.
+DIMENSION = (
+    "SELECT (SELECT value FROM settings WHERE key = 'dimension'),"
+    " (SELECT length(embedding) FROM payloads WHERE seq = 1)"
 )
 
 COMPARE_INDEXES = "PRAGMA integrity_check(events)"

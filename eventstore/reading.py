@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from eventstore.checks import check_count, check_id
+from eventstore.checks import check_count, check_id, shown
 from eventstore.connections import Connections
 from eventstore.errors import InvalidInstant, InvalidOperation, MemoryNotFound
 from eventstore.events import Event, EventType, Head, HistoryRecord, Memory, Vector, metadata_of
@@ -20,7 +20,7 @@ from eventstore.queries import EventSelection
 from eventstore.reads import Reader
 from eventstore.slices import EventRange
 from eventstore.versions import Positions
-from eventstore.writer import Writer, recorded_dimension
+from eventstore.writer import Writer
 
 __all__ = ["AsOf", "Filter", "HistoryReads"]
 
@@ -45,9 +45,6 @@ class HistoryReads:
     def dimension(self) -> int | None:
         """How many numbers a vector has: fixed by the first one, None before it."""
         self._connections.require_open()
-        if self._writer.dimension is None:
-            rows = self._connections.fetch("SELECT value FROM settings WHERE key = 'dimension'")
-            self._writer.dimension = recorded_dimension(rows[0][0]) if rows else None
         return self._writer.dimension
 
     # Positions and instants
@@ -91,7 +88,7 @@ class HistoryReads:
                 f"as_of is of type {type(as_of).__name__}: give an aware datetime, ISO 8601 text, a position or None"
             ) from None
         if not 0 <= asked <= position:
-            raise InvalidInstant(f"position {asked} is not in the history, which has positions 0 to {position}")
+            raise InvalidInstant(f"position {shown(asked)} is not in the history, which has positions 0 to {position}")
         return asked
 
     def _position_at_instant(self, instant: int, head: int | None) -> int:

@@ -28,6 +28,9 @@ __all__ = ["ImportResult", "export_records", "import_records", "read_json_lines"
 
 _RECORDS_AT_ONCE = 1000
 
+LINE_LIMIT = 256 * 2**20
+"""Bytes of a line of JSON: a reader holds one whole, and has to stop somewhere."""
+
 _OPERATIONS: dict[str, type[Add | Update | Delete]] = {
     "ADD": Add,
     "UPDATE": Update,
@@ -255,10 +258,25 @@ def read_json_lines(path: str | os.PathLike[str], vectors: Vector | None = None)
         raise StorageError(f"cannot read {os.fspath(path)}: {error.strerror or error}") from error
 
 
+def _lines(stream: IO[bytes]) -> Iterator[tuple[int, bytes]]:
+    """The lines of a stream, numbered from 1, without the empty ones at its end; none is longer than the limit."""
+    line, empty = 0, None
+    while text := stream.readline(LINE_LIMIT + 1):
+        line += 1
+        if len(text) > LINE_LIMIT:
+            raise ImportFailed(
+                f"line {line}: longer than {LINE_LIMIT // 2**20} MiB, so no record; nothing was imported", line
+            )
+        if not text.strip():
+            empty = empty or (line, text)
+            continue
+        if empty is not None:
+            yield empty  # many tools end a file with empty lines; this one is not at the end
+        yield line, text
+
+
 def _records(stream: IO[bytes], vectors: Vector | None) -> Iterator[dict[str, Any]]:
-    for line, text in enumerate(stream, 1):
-        if not text.strip() and not stream.read().strip():
-            return  # many tools end a file with empty lines
+    for line, text in _lines(stream):
         try:
             record = orjson.loads(text)
             if isinstance(record, dict) and any(_is_vast(value) for key, value in record.items() if key != "vector"):

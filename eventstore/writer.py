@@ -5,10 +5,10 @@ from __future__ import annotations
 import contextlib
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
-from typing import Any
 
 from eventstore.append import OwnRows, Recorded, Tail, read_tail, record
-from eventstore.checks import MAX_DIMENSION, check_matrix
+from eventstore.checked import RowSource
+from eventstore.checks import check_matrix
 from eventstore.connections import Connections
 from eventstore.embedders import Embedder, embed_texts, embedder_name
 from eventstore.errors import (
@@ -23,8 +23,8 @@ from eventstore.events import Vector
 from eventstore.group import AppendGroup, Job
 from eventstore.instants import LAST_INSTANT, Clock, to_microseconds, wall_clock
 from eventstore.operations import Prepared
+from eventstore.queries import DIMENSION
 from eventstore.recent import RecentRows
-from eventstore.sqlite import sqlite3
 
 __all__ = ["Transaction", "Writer", "recorded_dimension"]
 
@@ -68,12 +68,20 @@ class Transaction:
         return recorded
 
 
-def recorded_dimension(value: Any) -> int:
-    """The dimension that a history's settings say; `CorruptHistory` where they say something else."""
-    if isinstance(value, str) and value.isascii() and value.isdigit() and len(value) <= 5:
-        if 1 <= (dimension := int(value)) <= MAX_DIMENSION and str(dimension) == value:
-            return dimension
-    raise CorruptHistory(f"the recorded dimension is {str(value)[:40]!r}, which is none: run `replay verify`")
+def recorded_dimension(source: RowSource) -> int | None:
+    """The dimension of a history's vectors, None before the first; `CorruptHistory` where it was changed.
+
+    The settings say it, which no hash covers; the first event has an embedding, which does.
+    """
+    # In one statement: another process may record the first event meanwhile.
+    said, held = source.fetch(DIMENSION)[0]
+    if said is None and held is None:
+        return None
+    if not isinstance(held, int) or held % 4 or said != str(held // 4):
+        raise CorruptHistory(
+            f"the recorded dimension of {source.path} is not that of its first embedding: run `replay verify`"
+        )
+    return held // 4
 
 
 class Writer:
@@ -101,7 +109,7 @@ class Writer:
         self._group = AppendGroup(self._commit, self._is_committed)
         self.embedder = embedder
         settings: dict[str, str] = dict(connections.fetch("SELECT key, value FROM settings"))
-        self.dimension: int | None = recorded_dimension(settings["dimension"]) if "dimension" in settings else None
+        self._dimension: int | None = None
         self.embedder_name: str | None = settings.get("embedder")
         if embedder is not None:
             self._take_embedder(embedder_name(embedder), accept_embedder_change)
@@ -139,16 +147,17 @@ class Writer:
             earliest = max(self.now(), self._floor + 1)
             source = OwnRows(connection, self._connections.path)
             tail = read_tail(source, self._tail)
-            transaction = Transaction(source, earliest, tail, self._dimension_in(connection))
+            transaction = Transaction(source, earliest, tail, self._dimension or recorded_dimension(source))
             yield transaction
-        self.dimension = transaction.dimension
+        self._dimension = transaction.dimension
         self._tail = transaction.tail
 
-    def _dimension_in(self, connection: sqlite3.Connection) -> int | None:
-        if self.dimension is None:
-            row = connection.execute("SELECT value FROM settings WHERE key = 'dimension'").fetchone()
-            return None if row is None else recorded_dimension(row[0])
-        return self.dimension
+    @property
+    def dimension(self) -> int | None:
+        """How many numbers a vector has; None before the first. Once there is one it never changes."""
+        if self._dimension is None:
+            self._dimension = recorded_dimension(self._connections)
+        return self._dimension
 
     @property
     def settled_until(self) -> int:

@@ -8,9 +8,11 @@ only what is new. Everything is written to a temporary name, synced and renamed;
 from __future__ import annotations
 
 import contextlib
+import errno
 import os
 import re
 import secrets
+import stat
 import time
 import warnings
 from collections.abc import Iterator
@@ -29,13 +31,16 @@ try:
 except ImportError:  # Windows: two processes that checkpoint at once may each lose a generation, never data
     fcntl = None  # type: ignore[assignment]
 
-__all__ = ["CheckpointWarning", "Checkpoints", "DataFile", "Manifest", "SegmentFiles", "Unusable"]
+__all__ = ["NO_LINK", "CheckpointWarning", "Checkpoints", "DataFile", "Manifest", "SegmentFiles", "Unusable"]
 
 _GENERATION = re.compile(r"generation-(\d{6,12})\.json")
 _KEPT_GENERATIONS = 2
 # What nobody finished or named may be another process's, under way; what was set aside may be looked at.
 _STALE_SECONDS = {".part": 3600.0, ".bin": 3600.0, ".set-aside": 7 * 86400.0}
 _MANIFEST_LIMIT = 16 * 2**20
+_OURS = re.compile(r"(generation-\d{6,12}\.json|(rows|segment)-[0-9a-z.-]{1,80})(\.[0-9a-f]{16}\.part|\.set-aside)?")
+# Without waiting for whoever writes into a pipe. Windows has neither.
+NO_LINK = getattr(os, "O_NOFOLLOW", 0) | getattr(os, "O_NONBLOCK", 0)
 
 
 class CheckpointWarning(UserWarning):
@@ -117,11 +122,7 @@ class Checkpoints:
 
     def read_manifest(self, path: Path) -> Manifest:
         """The manifest at `path`; `Unusable` if it is damaged or of another format."""
-        try:
-            with path.open("rb") as stream:
-                text = stream.read(_MANIFEST_LIMIT + 1)
-        except OSError as error:
-            raise _not_read(path, error) from error
+        text = _read(path, _MANIFEST_LIMIT)
         try:
             fields = orjson.loads(text)
             digest = fields.pop("sha256")
@@ -134,12 +135,14 @@ class Checkpoints:
         return manifest
 
     def read_data(self, file: DataFile) -> bytes:
-        """The bytes of a data file, checked; `Unusable` if they are not what the manifest says."""
-        path = self.look_at(file)
-        try:
-            content = path.read_bytes()
-        except OSError as error:
-            raise _not_read(path, error) from error
+        """The bytes of a data file, checked; `Unusable` if they are not what the manifest says.
+
+        As many are read as the manifest says: whoever calls knows that so many make sense.
+        """
+        path = self.directory / file.name
+        content = _read(path, file.size)
+        if len(content) != file.size:
+            raise Unusable(f"{file.name} has {len(content)} bytes instead of {file.size}")
         if sha256(content).hexdigest() != file.sha256:
             self._good.discard(file.name)
             self._set_aside(path)
@@ -150,9 +153,12 @@ class Checkpoints:
         """The path of a data file that is there and has the right length; what it holds is not read."""
         path = self.directory / file.name
         try:
-            size = path.stat().st_size
+            status = path.lstat()
         except OSError as error:
             raise _not_read(path, error) from error
+        size = status.st_size
+        if not stat.S_ISREG(status.st_mode):
+            raise Unusable(f"{path.name} is no regular file")
         if size != file.size:
             raise Unusable(f"{file.name} has {size} bytes instead of {file.size}")
         self._good.add(file.name)
@@ -271,10 +277,29 @@ class Checkpoints:
         needed |= {path.name for path in manifests[:_KEPT_GENERATIONS]}
         for path in self.directory.iterdir():
             stale = _STALE_SECONDS.get(path.suffix)
-            if stale is not None and path.name not in needed:
+            if stale is not None and path.name not in needed and _OURS.fullmatch(path.name):
                 with contextlib.suppress(OSError):
                     if time.time() - path.stat().st_mtime > stale:
                         path.unlink()
+
+
+def _read(path: Path, most: int) -> bytes:
+    """What is in a file of at most `most` bytes.
+
+    Of a regular file in the directory itself: not what a link leads to elsewhere, and no pipe or device that gives
+    its bytes never, or without end.
+    """
+    try:
+        descriptor = os.open(path, os.O_RDONLY | NO_LINK)
+        with open(descriptor, "rb") as stream:
+            status = os.fstat(descriptor)
+            if not stat.S_ISREG(status.st_mode):
+                raise Unusable(f"{path.name} is no regular file")
+            if status.st_size > most:
+                raise Unusable(f"{path.name} has {status.st_size} bytes, more than {most}")
+            return stream.read(most)
+    except OSError as error:
+        raise _not_read(path, error) from error
 
 
 def _names_of(manifest: Manifest) -> set[str]:
@@ -282,7 +307,8 @@ def _names_of(manifest: Manifest) -> set[str]:
 
 
 def _not_read(path: Path, error: OSError) -> Unusable:
-    kind = Unusable if isinstance(error, FileNotFoundError) else Unreadable
+    linked = error.errno in (errno.ELOOP, errno.EMLINK)
+    kind = Unusable if linked or isinstance(error, FileNotFoundError) else Unreadable
     return kind(f"{path.name} cannot be read: {error.strerror or error}")
 
 

@@ -135,7 +135,8 @@ def _require_same_history(checkpoints: Checkpoints, manifest: Manifest, store: E
 
 def _read(checkpoints: Checkpoints, manifest: Manifest, metric: Metric, vector_memory: int) -> Content:
     rows, size = manifest.rows, manifest.segment_rows
-    if len(manifest.segments) != -(-rows // size):
+    # Before anything is read: a history of so many events has no more rows, and rows have so many bytes.
+    if rows > manifest.position or manifest.table.size != 8 * rows or len(manifest.segments) != -(-rows // size):
         raise Unusable("its files do not have as many rows as it says")
     content = Content(metric, size)
     content.position = manifest.position
@@ -161,8 +162,6 @@ def _read(checkpoints: Checkpoints, manifest: Manifest, metric: Metric, vector_m
 def _read_table(checkpoints: Checkpoints, manifest: Manifest) -> RowTable:
     rows = manifest.rows
     numbers = np.frombuffer(checkpoints.read_data(manifest.table), dtype="<u4")
-    if len(numbers) != 2 * rows:
-        raise Unusable("its files do not have as many rows as it says")
     born, died = numbers[:rows].copy(), numbers[rows:].copy()
     if rows and (int(born[-1]) > manifest.position or (np.diff(born.astype(np.int64)) <= 0).any()):
         raise Unusable("its rows are not in the order of positions")
@@ -175,9 +174,9 @@ def _read_coded(
     checkpoints: Checkpoints, vectors: DataFile, codes: DataFile, segments: Segments, *, in_memory: bool
 ) -> Segment:
     count, dimension = segments.segment_rows, segments.dimension
-    packed = checkpoints.read_data(codes)
-    if len(packed) != 16 * count + 8 * (dimension + 3) + count * dimension:
+    if codes.size != 16 * count + 8 * (dimension + 3) + count * dimension:
         raise Unusable(f"{codes.name} does not hold the codes of {count} vectors of dimension {dimension}")
+    packed = checkpoints.read_data(codes)
     numbers = np.frombuffer(packed, dtype="<f8", count=2 * count + dimension + 3)
     # Copies: a view would keep the whole file in memory.
     norms, digests = numbers[:count].copy(), numbers[count : 2 * count].view("<u8").copy()

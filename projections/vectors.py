@@ -11,6 +11,7 @@ import numpy.typing as npt
 
 from eventstore import Vector
 from eventstore.versions import grown
+from projections.checkpoints import NO_LINK
 
 __all__ = ["Damaged", "Digests", "HeldRows", "Rows", "StoredRows", "digests_of"]
 
@@ -87,7 +88,7 @@ class StoredRows:
         """Some rows, shape `(len(rows), dimension)`; `Damaged` where the file is."""
         size = 4 * self._dimension
         try:
-            with self.path.open("rb", buffering=0) as stream:
+            with open(os.open(self.path, os.O_RDONLY | NO_LINK), "rb", buffering=0) as stream:
                 if len(rows) > _WHOLE_SHARE * self.count:
                     content = _read(stream.fileno(), self.count * size, 0)
                     whole = np.frombuffer(content, dtype="<f4").reshape(self.count, self._dimension)

@@ -167,6 +167,10 @@ class HistoryCheck:
         """Check an event's payload: its row of `events` and its row of `payloads`."""
         seq, type, embedding_seq = header[0], header[7], header[6]
         _, salt, content, metadata, embedding = payload
+        if isinstance(embedding, int):
+            # Its length, in its place: it was not read.
+            self._fault("embedding", seq, f"has an embedding of {embedding} bytes, longer than any")
+            return
         try:
             if payload_digest(salt, content, metadata, embedding) != header[-2]:
                 self._fault("digest", seq, "does not match the digest of its payload: the payload was changed")

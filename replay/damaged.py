@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import quote
 
-from eventstore.connections import translated
+from eventstore.connections import GUARDS, translated
 from eventstore.errors import NotAStore, StorageError
 from eventstore.sqlite import sqlite3
 
@@ -75,7 +75,7 @@ def opened(path: str, *, live: bool) -> Iterator[sqlite3.Connection]:
 def _connect(path: str, query: str) -> sqlite3.Connection:
     uri = f"file:{quote(os.fsencode(os.path.abspath(path)))}?{query}"
     connection = sqlite3.connect(uri, uri=True, timeout=_TIMEOUT, isolation_level=None, check_same_thread=False)
-    for pragma in ("query_only = ON", "trusted_schema = OFF", "cell_size_check = ON", "cache_size = -65536"):
+    for pragma in ("query_only = ON", "cache_size = -65536", *GUARDS):
         attempt(connection, f"PRAGMA {pragma}")
     return connection
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from bisect import bisect_right
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from typing import Literal
 
@@ -54,7 +54,8 @@ class Report:
     """What a verification found.
 
     `events` and `payloads` say how many were read, `checked` how many events were read with their payload and so
-    checked whole. `head` is the last event that could be read, None if none could.
+    checked whole. `head` is the last event that could be read, None if none could. `good` has the first and last
+    positions of every run of events that were checked whole and have no fault.
     """
 
     path: str
@@ -63,6 +64,7 @@ class Report:
     payloads: int
     checked: int
     head: Head | None
+    good: list[tuple[int, int]]
 
     @property
     def ok(self) -> bool:
@@ -84,6 +86,21 @@ class Ranges:
         else:
             self._firsts.append(first)
             self._lasts.append(last)
+
+    def without(self, taken: Iterable[tuple[int, int]]) -> list[tuple[int, int]]:
+        """What is left where ranges, in the order of their firsts, are taken out; they may overlap."""
+        left, holes, hole = [], iter(taken), (0, 0)
+        for first, last in self:
+            while first <= last:
+                while hole is not None and hole[1] < first:
+                    hole = next(holes, None)  # type: ignore[assignment]
+                if hole is None or hole[0] > last:
+                    left.append((first, last))
+                    break
+                if hole[0] > first:
+                    left.append((first, hole[0] - 1))
+                first = hole[1] + 1
+        return left
 
     def __contains__(self, position: int) -> bool:
         at = bisect_right(self._firsts, position) - 1

@@ -12,20 +12,20 @@ from eventstore import AsofError, Closed, EventStore, Head, InvalidOperation
 from eventstore.events import EventRow, PayloadRow
 from eventstore.hashing import GENESIS
 from eventstore.instants import from_microseconds
+from eventstore.queries import PAYLOAD_COLUMNS
 from eventstore.schema import APPLICATION_ID, EVENT_COLUMNS
 from eventstore.sqlite import sqlite3
 from replay.checks import HistoryCheck
 from replay.damaged import Row, attempt, has_side_files, last_position, next_position, opened, read_rows, require_file
 from replay.rebuild import Progress
 from replay.report import Fault, FaultKind, Ranges, Report
-from replay.structure import check_schema, check_settings, readable_tables
+from replay.structure import check_file, check_schema, check_settings, is_plain_table, readable_tables
 
 __all__ = ["Checkable", "verify"]
 
 _EVENTS_AT_ONCE = 200
 _TABLES = {"events": EVENT_COLUMNS, "payloads": PayloadRow._fields}
 _EVENT_COLUMNS = ", ".join(EVENT_COLUMNS)
-_PAYLOAD_COLUMNS = ", ".join(PayloadRow._fields)
 
 
 class Checkable(Protocol):
@@ -127,6 +127,7 @@ class _Verification:
         self._lost: dict[tuple[FaultKind, str], Ranges] = {}
         self._events = self._payloads = self._checked = 0
         self._last: Row | None = None
+        self._whole = Ranges()
 
     def run(self, heads: list[tuple[int, str]]) -> Report:
         """Check everything and compare with heads that were kept elsewhere."""
@@ -135,7 +136,13 @@ class _Verification:
                 self._check_all()
             self._check_heads(heads)
         self._faults.sort(key=lambda fault: (fault.position is not None, fault.position or 0))
-        return Report(self._path, self._faults, self._events, self._payloads, self._checked, self._head())
+        faulty = sorted(
+            (fault.position, fault.position if fault.last is None else fault.last)
+            for fault in self._faults
+            if fault.position is not None and fault.kind != "against"
+        )
+        good = self._whole.without(faulty)
+        return Report(self._path, self._faults, self._events, self._payloads, self._checked, self._head(), good)
 
     def _head(self) -> Head | None:
         if self._last is None:
@@ -187,11 +194,7 @@ class _Verification:
 
     def _check_all(self) -> None:
         connection = self._connection
-        found, problem = attempt(connection, "PRAGMA integrity_check(10000)")
-        if problem is not None:
-            self._fault("sqlite", None, f"SQLite cannot check the file: {problem}")
-        elif found != [("ok",)]:
-            self._faults += [Fault("sqlite", None, " ".join(str(row[0]).split())) for row in found]
+        self._faults += check_file(connection)
         self._faults += check_schema(connection)
         sound = not self._faults
         dimension, faults = check_settings(connection)
@@ -236,7 +239,7 @@ class _Verification:
         payloads: dict[int, Row] = {}
         unreadable_payloads: dict[int, str] = {}
         if "payloads" in tables:
-            rows, unreadable_payloads = read_rows(self._connection, "payloads", _PAYLOAD_COLUMNS, after, upto)
+            rows, unreadable_payloads = read_rows(self._connection, "payloads", PAYLOAD_COLUMNS, after, upto)
             payloads = {row[0]: row for row in rows}
         if not (headers or payloads or unreadable or unreadable_payloads):
             return False
@@ -258,6 +261,7 @@ class _Verification:
             if payload is not None:
                 check.take_payload(row, payload)
                 self._checked += 1
+                self._whole.add(position, position)
             elif position in unreadable_payloads:
                 self._lose("unreadable", f"the payload cannot be read ({unreadable_payloads[position]})", position)
             elif "payloads" in tables:
@@ -267,6 +271,9 @@ class _Verification:
 
     def _check_counter(self, total: int) -> None:
         """SQLite counts the rows that were ever inserted: a clumsy cut shows there."""
+        if not is_plain_table(self._connection, "sqlite_sequence"):
+            self._fault("schema", None, "the counter of events is not the table it was")
+            return
         rows, _ = attempt(self._connection, "SELECT seq FROM sqlite_sequence WHERE name = 'events'")
         recorded = rows[0][0] if rows else 0
         if isinstance(recorded, int) and recorded > total:

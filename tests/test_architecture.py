@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import re
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -103,3 +104,81 @@ def test_a_package_says_what_is_public(package: str) -> None:
     assert names, f"{name(init)} defines no __all__"
     assert len(names) == len(set(names))
     assert [each for each in names if each.startswith("_") and not each.startswith("__")] == []
+
+
+# -- nothing that is read is run ----------------------------------------------------------------------------
+
+SQL = re.compile(r"\s*(SELECT|INSERT|UPDATE|DELETE|REPLACE|CREATE|DROP|ALTER|PRAGMA|WITH|ATTACH|VACUUM|AND|WHERE)\b")
+# What may stand in a statement's text: constants, question marks, and names that this code gives itself. Anything
+# else, a value above all, goes in by a parameter.
+CONSTANT = re.compile(r"_?[A-Z][A-Z_]*|', '\.join\(([A-Z_]+|columns)\)|','\.join\('\?' \* len\(\w+\)\)")
+OUR_NAMES = {"table", "columns", "places", "select", "pragma", "by", "order", "way", "name", "' AND '.join(conditions)"}
+PARTS_OF_A_VIEW = {"_iso('born.recorded_at')", "_iso('e.recorded_at')"}
+
+
+def interpolated(tree: ast.AST) -> Iterator[tuple[int, str]]:
+    """Line and expression of whatever is put into the text of SQL."""
+    for node in ast.walk(tree):
+        if isinstance(node, ast.JoinedStr):
+            values = node.values
+            first = values[0] if values else None
+            leads = isinstance(first, ast.Constant) and SQL.match(str(first.value))
+            names = isinstance(first, ast.FormattedValue) and any(
+                isinstance(each, ast.Constant) and re.search(r"\b(WHERE|FROM|ORDER BY)\b", str(each.value))
+                for each in values
+            )
+            if leads or names:
+                for each in values:
+                    if isinstance(each, ast.FormattedValue):
+                        yield node.lineno, ast.unparse(each.value)
+        elif isinstance(node, ast.BinOp) and isinstance(node.op, (ast.Mod, ast.Add)):
+            left = node.left
+            if isinstance(left, ast.Constant) and isinstance(left.value, str) and SQL.match(left.value):
+                yield node.lineno, ast.unparse(node.right)
+
+
+@pytest.mark.parametrize("path", MODULES, ids=name)
+def test_values_go_into_sql_by_parameters(path: Path) -> None:
+    """No statement's text is made of a value: only of constants, question marks, and names of our own."""
+    tree = ast.parse(path.read_text(encoding="utf-8"))
+    found = {
+        (line, text)
+        for line, text in interpolated(tree)
+        if text not in OUR_NAMES | PARTS_OF_A_VIEW and not CONSTANT.fullmatch(text)
+    }
+    assert found == set()
+
+
+def test_a_value_in_sql_is_noticed() -> None:
+    """The check above, on what it is there for."""
+    for line in (
+        "x = f\"SELECT * FROM events WHERE memory_id = '{memory_id}'\"",
+        'x = f"{HEADERS} WHERE e.seq = {seq}"',
+        'x = "DELETE FROM events WHERE seq = %d" % seq',
+        'x = "SELECT * FROM " + given',
+    ):
+        texts = [text for _, text in interpolated(ast.parse(line))]
+        assert any(not CONSTANT.fullmatch(text) and text not in OUR_NAMES for text in texts), line
+
+
+@pytest.mark.parametrize("path", MODULES, ids=name)
+def test_nothing_that_is_read_is_run(path: Path) -> None:
+    """No eval, exec or compile, no shell, no extension of SQLite's, no array that could be a pickle."""
+    found = []
+    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+        if not isinstance(node, ast.Call):
+            continue
+        called = ast.unparse(node.func)
+        given = {keyword.arg: keyword.value for keyword in node.keywords}
+        if called in ("eval", "exec", "compile", "__import__", "os.system", "os.popen"):
+            found.append((node.lineno, called))
+        if called.endswith((".enable_load_extension", ".load_extension", ".loads_pickle")):
+            found.append((node.lineno, called))
+        if called in ("np.load", "numpy.load"):
+            pickles = given.get("allow_pickle")
+            if not (isinstance(pickles, ast.Constant) and pickles.value is False):
+                found.append((node.lineno, f"{called} without allow_pickle=False"))
+        shell = given.get("shell")
+        if shell is not None and not (isinstance(shell, ast.Constant) and shell.value is False):
+            found.append((node.lineno, f"{called} with a shell"))
+    assert found == []

@@ -18,6 +18,7 @@ import numpy as np
 from eventstore import Add, AsofError, EventStore, Head
 from projections import CheckpointWarning, VectorIndex
 from replay import Report, state, verify
+from tests.crash import lab
 
 PAGE_SIZE = 512  # the smallest: rows overflow and trees have branches, in a file small enough to flip all of it
 SEGMENT_ROWS = 4
@@ -293,3 +294,13 @@ def deadline() -> Iterator[None]:
         yield
     finally:
         faulthandler.cancel_dump_traceback_later()
+
+
+def run_noting(function: Callable[..., Any], directory: Path, *arguments: Any) -> Any:
+    """`lab.run`; if the process dies, the error says what it had written to the file `doing` before."""
+    try:
+        return lab.run(function, directory, *arguments)
+    except BaseException as error:
+        doing = directory / "doing"
+        at = doing.read_text() if doing.exists() else "nothing yet"
+        raise AssertionError(f"the last damage tried was {at}") from error

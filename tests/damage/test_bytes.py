@@ -3,34 +3,21 @@
 from __future__ import annotations
 
 import random
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from tests.crash import lab
 from tests.crash.lab import LONG
-from tests.damage.subject import Subject, database, deadline, index_directory
+from tests.damage.subject import Subject, database, deadline, index_directory, run_noting
 
 BATCHES = 8 if LONG else 1
-SAMPLE = 250
+SAMPLE = 120
 """How many of each kind of damage the default run tries; the long one tries them all."""
 
 
-def _run(function: Callable[..., Any], directory: Path, *arguments: Any) -> Any:
-    try:
-        return lab.run(function, directory, *arguments)
-    except BaseException as error:
-        doing = directory / "doing"
-        at = doing.read_text() if doing.exists() else "nothing yet"
-        raise AssertionError(f"the last damage tried was {at}") from error
-
-
-def _mine(cases: list[Any], batch: int) -> list[Any]:
-    if LONG:
-        return cases[batch::BATCHES]
-    return random.sample(cases, min(SAMPLE, len(cases)))
+def _mine(cases: list[Any], batch: int, sample: int = SAMPLE) -> list[Any]:
+    return cases[batch::BATCHES] if LONG else random.sample(cases, min(sample, len(cases)))
 
 
 def _masks(at: int) -> tuple[int, int]:
@@ -43,7 +30,7 @@ def _masks(at: int) -> tuple[int, int]:
 @pytest.mark.parametrize("batch", range(BATCHES))
 def test_a_flipped_byte_of_the_database(tmp_path: Path, batch: int) -> None:
     """One bit, and the whole byte: verify says so, or no answer changes; and none is ever a wrong one."""
-    done = _run(flip_database, tmp_path, batch)
+    done = run_noting(flip_database, tmp_path, batch)
     assert done["found"] > 0
     assert done["without meaning"] > 0
 
@@ -62,7 +49,7 @@ def flip_database(directory: Path, batch: int) -> dict[str, int]:
 @pytest.mark.parametrize("batch", range(BATCHES))
 def test_a_database_cut_at_any_length(tmp_path: Path, batch: int) -> None:
     """Verify always says so."""
-    done = _run(cut_database, tmp_path, batch)
+    done = run_noting(cut_database, tmp_path, batch)
     assert done["without meaning"] == 0
 
 
@@ -80,7 +67,7 @@ def cut_database(directory: Path, batch: int) -> dict[str, int]:
 @pytest.mark.parametrize("batch", range(BATCHES))
 def test_a_flipped_byte_or_a_cut_of_a_checkpoint(tmp_path: Path, batch: int) -> None:
     """Each of its files: noticed on opening, and the history fills in. Nothing differs but for that."""
-    done = _run(damage_checkpoint, tmp_path, batch)
+    done = run_noting(damage_checkpoint, tmp_path, batch)
     assert done["without meaning"] == 0
     assert done["found"] > 0
 
@@ -96,7 +83,7 @@ def damage_checkpoint(directory: Path, batch: int) -> dict[str, int]:
         ]
         cuts = [((path.name, length), content[:length]) for length in range(len(content))]
         target = index_directory(subject.work) / path.name
-        for name, count in _damaged(subject, target, _mine(flips + cuts, batch)).items():
+        for name, count in _damaged(subject, target, _mine(flips + cuts, batch, SAMPLE // 4)).items():
             total[name] += count
     return total
 
