@@ -85,9 +85,17 @@ class Ranges:
             self._firsts.append(first)
             self._lasts.append(last)
 
+    def __bool__(self) -> bool:
+        return bool(self._firsts)
+
     def __contains__(self, position: int) -> bool:
         at = bisect_right(self._firsts, position) - 1
         return at >= 0 and position <= self._lasts[at]
+
+    def first_after(self, position: int) -> int | None:
+        """The first position past `position` that is in a range."""
+        at = bisect_right(self._lasts, position)
+        return max(self._firsts[at], position + 1) if at < len(self._firsts) else None
 
     def __iter__(self) -> Iterator[tuple[int, int]]:
         return zip(self._firsts, self._lasts, strict=True)
