@@ -26,7 +26,7 @@ _AT_ONCE = {"events": 200, "payloads": 20}
 
 UNREADABLE = "cannot be read: its text, or a page that it goes on in, is damaged"
 CHANGED = "does not match its hash: it was changed or moved"
-LOOSE = "lies outside of an intact page, and the event before it is lost, so nothing proves it"
+LOOSE = "lies outside of an intact page, and nothing proves it"
 LATE = "claims to have been recorded after the event that follows it, and the event before it is lost"
 FIRST = "the event before it is lost, so the chain cannot prove what its header says"
 OUTSIDE = "it lies outside of an intact page, and no later event confirms it"
@@ -133,7 +133,7 @@ class Evidence:
                 before, solid = (), False
             position = following
             header, before = self._decide(position, before, solid)
-            solid = header.row is not None and header.why is None
+            solid = header.row is not None and header.why != FIRST
             yield header
 
     def payload(self, row: EventRow) -> PayloadRow | None:
@@ -147,19 +147,19 @@ class Evidence:
     def _decide(self, position: int, before: tuple[bytes, ...], solid: bool) -> tuple[Header, tuple[bytes, ...]]:
         """What is at a position, and what the hash of the event there may be. `solid`: `before` is proven."""
         rows: list[tuple[EventRow, bool]] = []
-        loose: EventRow | None = None
+        last: EventRow | None = None
         for found, intact in self._rows.at("events", position):
             row = EventRow._make(found)
-            if any(_hash(hash, row) == row.hash for hash in before):
-                if intact or self._confirmed(position, row.hash):
+            if any(_hash(each, row) == row.hash for each in before):
+                confirmed = intact or self._confirmed(position, row.hash)
+                if confirmed:
                     return Header(position, row), (row.hash,)
-                if solid:
-                    loose = loose or row
-                    continue
+                if confirmed is None and solid:
+                    last = last or row
             if (row, intact) not in rows:
                 rows.append((row, intact))
-        if loose is not None:
-            return Header(position, loose, OUTSIDE), (loose.hash,)
+        if last is not None:
+            return Header(position, last, OUTSIDE), (last.hash,)
         for row, _ in rows if solid else ():
             # Perhaps it is the hash that was changed: then the event after it follows the one that it should have.
             computed = _hash(before[0], row)
@@ -169,11 +169,11 @@ class Evidence:
         hashes = tuple(row.hash for row, _ in rows)
         if not rows:
             return Header(position, None, UNREADABLE), ()
-        if solid:
-            return Header(position, None, CHANGED), hashes
         intact_rows = [row for row, intact in rows if intact]
         if not intact_rows:
             return Header(position, None, LOOSE), hashes
+        if solid:
+            return Header(position, None, CHANGED), hashes
         row = next((row for row in intact_rows if self._followers(position, row.hash)), intact_rows[0])
         if self._is_late(row):
             return Header(position, None, LATE), hashes
@@ -184,8 +184,10 @@ class Evidence:
         found = ((EventRow._make(row), intact) for row, intact in self._rows.at("events", position + 1))
         return [(row, intact) for row, intact in found if _hash(hash, row) == row.hash]
 
-    def _confirmed(self, position: int, hash: bytes) -> bool:
-        """Whether an event on an intact page follows: directly, or over others that are on none.
+    def _confirmed(self, position: int, hash: bytes) -> bool | None:
+        """Whether an event on an intact page follows, directly or over others that are on none.
+
+        None where what came next is lost, so that nothing confirms it and nothing speaks against it.
 
         Bytes in a content or an embedding can be made to look like a row that follows from an event before it. They
         cannot be made to have the event that was recorded next follow from them.
@@ -194,7 +196,7 @@ class Evidence:
         while self._run.get(position) != hash:
             followers = self._followers(position, hash)
             if not followers:
-                return False
+                return False if any(intact for _, intact in self._rows.at("events", position + 1)) else None
             if any(intact for _, intact in followers):
                 self._run = run
                 return True

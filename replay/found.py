@@ -6,13 +6,24 @@ What is kept of a row is its position and its place, 16 bytes. The row itself is
 from __future__ import annotations
 
 from array import array
+from bisect import bisect_right
 from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
 
 from eventstore.events import EventRow, PayloadRow
-from replay.cells import INDEX_LEAF, TABLE_LEAF, Cell, carved, cell_at, index_cells, table_cells, values_of
+from replay.cells import (
+    INDEX_LEAF,
+    TABLE_LEAF,
+    Cell,
+    carved,
+    cell_at,
+    index_cells,
+    local_length,
+    table_cells,
+    values_of,
+)
 from replay.damaged import LEAST_ROW, Row
 from replay.pages import Image, PageFile
 
@@ -70,13 +81,16 @@ class Found:
 
     def _cells(self, image: Image) -> Iterator[tuple[Cell, int]]:
         in_log = _IN_LOG * image.in_log
-        intact: set[int] = set()
+        starts, ends = [], []
         if image.content[image.header] == TABLE_LEAF:
             for cell in table_cells(image.content, image.header):
-                intact.add(cell.record)
+                starts.append(cell.offset)
+                ends.append(cell.record + local_length(cell.length, self._pages.page_size))
                 yield cell, in_log
         for cell in carved(image.content):
-            if cell.record not in intact:
+            # Not what is part of a row on an intact page, or is one: that is somebody's content or embedding.
+            at = bisect_right(starts, cell.offset) - 1
+            if at < 0 or cell.offset >= ends[at]:
                 yield cell, in_log | _CARVED
 
     def _take_small(self, image: Image, cell: Cell) -> None:

@@ -21,7 +21,7 @@ from replay.wal import FRAME_HEADER, WAL_HEADER, Frames, read_frames
 __all__ = ["Image", "PageFile", "opened_pages"]
 
 _MAGIC = b"SQLite format 3\0"
-_SIZES = tuple(2**power for power in range(9, 17))
+_SIZES = tuple(1 << power for power in range(9, 17))
 _KINDS = (0x02, 0x05, 0x0A, 0x0D)
 _SAMPLED = 400  # pages looked at to find out how large they are
 _LEAST_USABLE = 480
@@ -200,12 +200,10 @@ class PageFile:
         return (self.page_size, with_reserve) if reserved and with_reserve >= _LEAST_USABLE else (self.page_size,)
 
     def _page_size_in_file(self) -> int:
-        """What the header says, where the pages look as if; else the size at which most pages look like pages."""
+        """The size at which most pages look like pages; what the header says is believed where others are no better."""
         said = int.from_bytes(self._head[16:18], "big")
         said = 65536 if said == 1 else said
-        sizes = dict.fromkeys([said, PAGE_SIZE, *_SIZES] if said in _SIZES else [PAGE_SIZE, *_SIZES])
-        if self._head.startswith(_MAGIC) and said in _SIZES and self._plausible(said):
-            return said
+        sizes = [said, PAGE_SIZE, *_SIZES] if said in _SIZES else [PAGE_SIZE, *_SIZES]
         return max(sizes, key=self._plausible)
 
     def _plausible(self, size: int) -> int:

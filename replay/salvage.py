@@ -55,7 +55,7 @@ def salvage(
                 work.run()
             if not history.count and not rows.is_empty_history():
                 raise CorruptHistory(
-                    f"no event of a history was found in {source}: {target} was not written; bring back a copy"
+                    f"nothing of a history can be salvaged from {source}: {target} was not written; bring back a copy"
                 )
             work.look_at_file(pages)
         head = _require_sound(part, source, history.count, progress)
