@@ -125,10 +125,9 @@ class Found:
         """The first position past `seq` at which a table has anything."""
         return self._places[table].after(seq)
 
-    @property
-    def last_payload(self) -> int:
-        """The last position at which an intact page has a payload."""
-        return self._places["payloads"].last_intact
+    def last(self, table: str) -> int:
+        """The last position at which an intact page has a row of a table; 0 where none has."""
+        return self._places[table].last_intact
 
     def memory_entries(self) -> Iterator[tuple[str, int, int]]:
         """Memory, version and position of each event that the index of memories names: nothing proves them."""

@@ -15,7 +15,7 @@ from typing import NamedTuple
 
 from eventstore.errors import AsofError, InvalidOperation, StorageError
 from eventstore.schema import PAGE_SIZE
-from replay.cells import Cell, local_length
+from replay.cells import INDEX_LEAF, TABLE_LEAF, Cell, local_length
 from replay.wal import FRAME_HEADER, WAL_HEADER, Frames, read_frames
 
 __all__ = ["Image", "PageFile", "opened_pages"]
@@ -24,6 +24,7 @@ _MAGIC = b"SQLite format 3\0"
 _SIZES = tuple(1 << power for power in range(9, 17))
 _KINDS = (0x02, 0x05, 0x0A, 0x0D)
 _SAMPLED = 400  # pages looked at to find out how large they are
+_LOOKED_AT = 512  # bytes of each
 _LEAST_USABLE = 480
 _IMAGES_KEPT = 64
 
@@ -210,14 +211,21 @@ class PageFile:
         """About how many pages of this size look like pages."""
         pages: int = self.size // size
         step = max(1, pages // _SAMPLED)
-        found = (_is_page(os.pread(self._descriptor, 8, number * size), size) for number in range(0, pages, step))
+        found = (
+            _is_page(os.pread(self._descriptor, min(size, _LOOKED_AT), number * size), size)
+            for number in range(0, pages, step)
+        )
         return int(step * sum(found))
 
 
-def _is_page(header: bytes, size: int) -> bool:
-    """Whether these eight bytes can be the header of a page of a b-tree."""
-    if len(header) < 8 or header[0] not in _KINDS:
+def _is_page(page: bytes, size: int) -> bool:
+    """Whether bytes can be the beginning of a page of a b-tree: of a kind that there is, its cells within the page."""
+    if len(page) < 8 or page[0] not in _KINDS:
         return False
-    free, cells, content = (int.from_bytes(header[at : at + 2], "big") for at in (1, 3, 5))
+    free, cells, content = (int.from_bytes(page[at : at + 2], "big") for at in (1, 3, 5))
+    header = 8 if page[0] in (TABLE_LEAF, INDEX_LEAF) else 12
     content = content or 65536
-    return free < size and 8 + 2 * cells <= content <= size
+    if free >= size or not header + 2 * cells <= content <= size:
+        return False
+    ends = range(header, min(header + 2 * cells, len(page) - 1), 2)
+    return all(content <= int.from_bytes(page[at : at + 2], "big") < size for at in ends)

@@ -54,7 +54,9 @@ class Report:
     """What a verification found.
 
     `events` and `payloads` say how many were read, `checked` how many events were read with their payload and so
-    checked whole. `head` is the last event that could be read, None if none could.
+    checked whole. `head` is the last event that could be read, None if none could. `good`: the first and last positions
+    of the runs of events that were checked whole and are as they were recorded. The event after a lost one is not
+    among them: the hash that it follows is lost too.
     """
 
     path: str
@@ -63,6 +65,7 @@ class Report:
     payloads: int
     checked: int
     head: Head | None
+    good: list[tuple[int, int]]
 
     @property
     def ok(self) -> bool:
@@ -96,6 +99,24 @@ class Ranges:
         """The first position past `position` that is in a range."""
         at = bisect_right(self._lasts, position)
         return max(self._firsts[at], position + 1) if at < len(self._firsts) else None
+
+    def without(self, others: Ranges) -> Ranges:
+        """What is in these and in none of the others."""
+        left = Ranges()
+        for first, last in self:
+            while first <= last:
+                taken = others.first_after(first - 1)
+                if taken is None or taken > last:
+                    left.add(first, last)
+                    break
+                if taken > first:
+                    left.add(first, taken - 1)
+                first = others.end_of(taken) + 1
+        return left
+
+    def end_of(self, position: int) -> int:
+        """The last position of the range that `position` is in."""
+        return self._lasts[bisect_right(self._firsts, position) - 1]
 
     def __iter__(self) -> Iterator[tuple[int, int]]:
         return zip(self._firsts, self._lasts, strict=True)

@@ -164,7 +164,7 @@ class _Salvage:
         ]
         end = counter if counter is not None and is_known else 0
         if not is_known:
-            end = max([position, self._rows.found.last_payload, *(seq for _, _, seq in entries)])
+            end = max([position, self._rows.found.last("payloads"), *(seq for _, _, seq in entries)])
         self._lose(position + 1, end)
         for memory_id, version, seq in entries:
             if seq in self._lost and version > self._latest.get(memory_id, (0, 0))[0]:

@@ -92,6 +92,7 @@ def _record(found: Report, index: _IndexOnDisk | None) -> dict[str, Any]:
         "index": None
         if index is None or index.position is None
         else {"directory": index.directory, "position": index.position},
+        "good": [{"first": first, "last": last} for first, last in found.good],
         "faults": [
             {"kind": fault.kind, "position": fault.position, "last": fault.last, "message": fault.message}
             for fault in found.faults
@@ -108,6 +109,10 @@ def _tell(found: Report, index: _IndexOnDisk | None, heads: int) -> None:
         say("")
     if len(found.faults) > _SHOWN:
         say(f"... and {len(found.faults) - _SHOWN:,} more; --json lists them all")
+    if not found.ok:
+        runs = [f"{first}" if first == last else f"{first}-{last}" for first, last in found.good]
+        more = ", ..." if len(runs) > _SHOWN else ""
+        say(f"still good: {'events ' + ', '.join(runs[:_SHOWN]) + more if runs else 'no event'}")
     parts = [f"{counted(found.checked, 'event')} of {found.events:,} checked whole"]
     if heads:
         parts.append(f"against {counted(heads, 'head')}")
