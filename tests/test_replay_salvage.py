@@ -649,6 +649,26 @@ def test_the_end_is_known_to_be_lost(tmp_path: Path) -> None:
     assert report.last == Head(1, original[0].recorded_at, original[0].hash)
 
 
+def test_where_the_end_is_cannot_always_be_told(tmp_path: Path, large: Sound) -> None:
+    """The page of SQLite's counter is lost: all events are there, and perhaps there were more."""
+    (start,) = pages_of(large.content, tmp_path, "sqlite_sequence")
+    report, events = salvaged(tmp_path, zeroed(large.content, start))
+    assert (events, report.head, report.ok) == (large.events, large.head, False)
+    assert [(gap.kind, gap.position) for gap in report.gaps] == [("end", None)]
+    assert "after position 600 cannot be told" in report.gaps[0].message
+    # The last page of events is lost too: then the index of memories knows how many there were.
+    last = pages_of(large.content, tmp_path, "events")[-1]
+    report, _ = salvaged(tmp_path, zeroed(large.content, start, last))
+    assert [(gap.kind, gap.last) for gap in report.gaps if gap.position] == [("lost", 600)]
+
+
+def test_a_counter_that_is_behind_is_not_believed(tmp_path: Path) -> None:
+    """Somebody set it back."""
+    report, found, original = tampered(tmp_path, "UPDATE sqlite_sequence SET seq = 3 WHERE name = 'events'")
+    assert found == original.events
+    assert kinds(report) == {"end"}
+
+
 SIX: list[Operation] = [
     TEA,
     CAT,
