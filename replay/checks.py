@@ -49,6 +49,7 @@ class HistoryCheck:
 
     def __init__(self, dimension: int | None, *, unique_ids: bool = False) -> None:
         self.faults: list[Fault] = []
+        self.unproven = Ranges()  # events that follow a lost one, so that their hash could not be computed
         self._bytes = None if dimension is None else 4 * dimension
         self._latest: dict[str, tuple[int, int, bool, int, int | None]] = {}
         self._ids: dict[str, int] | None = {} if unique_ids else None
@@ -83,6 +84,8 @@ class HistoryCheck:
         if not isinstance(found, bytes):
             raise TypeError
         computed = GENESIS
+        if not self._before:
+            self.unproven.add(row[0], row[0])
         for before in self._before:
             computed = event_hash(before, *row[:-1])
             if computed == found:

@@ -18,6 +18,7 @@ from eventstore.errors import NotAStore, StorageError
 from eventstore.sqlite import sqlite3
 
 __all__ = [
+    "LEAST_ROW",
     "Row",
     "attempt",
     "has_side_files",
@@ -31,7 +32,7 @@ __all__ = [
 Row = tuple[Any, ...]
 
 _TIMEOUT = 30.0
-_LEAST_ROW = 16  # bytes: no row of a table is smaller, so a file of n bytes has fewer than n/16
+LEAST_ROW = 16  # bytes: no row of a table is smaller, so a file of n bytes has fewer than n/16
 
 
 def require_file(path: str) -> None:
@@ -139,7 +140,7 @@ def last_position(connection: sqlite3.Connection, tables: Sequence[str]) -> int:
     found.append(attempt(connection, "SELECT max(seq) FROM events INDEXED BY events_recorded_at"))
     pages, _ = attempt(connection, "PRAGMA page_count")
     size, _ = attempt(connection, "PRAGMA page_size")
-    most = _number(pages) * _number(size) // _LEAST_ROW
+    most = _number(pages) * _number(size) // LEAST_ROW
     return max((number for rows, _ in found if (number := _number(rows)) <= most), default=0)
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from bisect import bisect_right
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Literal
 
@@ -54,8 +54,9 @@ class Report:
     """What a verification found.
 
     `events` and `payloads` say how many were read, `checked` how many events were read with their payload and so
-    checked whole. `head` is the last event that could be read, None if none could. `good` has the first and last
-    positions of every run of events that were checked whole and have no fault.
+    checked whole. `head` is the last event that could be read, None if none could. `good`: the first and last positions
+    of the runs of events that were checked whole and are as they were recorded. The event after a lost one is not
+    among them: the hash that it follows is lost too.
     """
 
     path: str
@@ -87,24 +88,35 @@ class Ranges:
             self._firsts.append(first)
             self._lasts.append(last)
 
-    def without(self, taken: Iterable[tuple[int, int]]) -> list[tuple[int, int]]:
-        """What is left where ranges, in the order of their firsts, are taken out; they may overlap."""
-        left, holes, hole = [], iter(taken), (0, 0)
-        for first, last in self:
-            while first <= last:
-                while hole is not None and hole[1] < first:
-                    hole = next(holes, None)  # type: ignore[assignment]
-                if hole is None or hole[0] > last:
-                    left.append((first, last))
-                    break
-                if hole[0] > first:
-                    left.append((first, hole[0] - 1))
-                first = hole[1] + 1
-        return left
+    def __bool__(self) -> bool:
+        return bool(self._firsts)
 
     def __contains__(self, position: int) -> bool:
         at = bisect_right(self._firsts, position) - 1
         return at >= 0 and position <= self._lasts[at]
+
+    def first_after(self, position: int) -> int | None:
+        """The first position past `position` that is in a range."""
+        at = bisect_right(self._lasts, position)
+        return max(self._firsts[at], position + 1) if at < len(self._firsts) else None
+
+    def without(self, others: Ranges) -> Ranges:
+        """What is in these and in none of the others."""
+        left = Ranges()
+        for first, last in self:
+            while first <= last:
+                taken = others.first_after(first - 1)
+                if taken is None or taken > last:
+                    left.add(first, last)
+                    break
+                if taken > first:
+                    left.add(first, taken - 1)
+                first = others.end_of(taken) + 1
+        return left
+
+    def end_of(self, position: int) -> int:
+        """The last position of the range that `position` is in."""
+        return self._lasts[bisect_right(self._firsts, position) - 1]
 
     def __iter__(self) -> Iterator[tuple[int, int]]:
         return zip(self._firsts, self._lasts, strict=True)

@@ -9,23 +9,23 @@ from collections.abc import Iterable, Iterator
 from typing import Any, Protocol
 
 from eventstore import AsofError, Closed, EventStore, Head, InvalidOperation
-from eventstore.events import EventRow, PayloadRow
+from eventstore.events import EventRow
 from eventstore.hashing import GENESIS
 from eventstore.instants import from_microseconds
-from eventstore.queries import PAYLOAD_COLUMNS
-from eventstore.schema import APPLICATION_ID, EVENT_COLUMNS
+from eventstore.schema import APPLICATION_ID
 from eventstore.sqlite import sqlite3
 from replay.checks import HistoryCheck
-from replay.damaged import Row, attempt, has_side_files, last_position, next_position, opened, read_rows, require_file
+from replay.damaged import Row, attempt, has_side_files, opened, require_file
+from replay.found import Found
+from replay.pages import opened_pages
 from replay.rebuild import Progress
 from replay.report import Fault, FaultKind, Ranges, Report
 from replay.structure import check_file, check_schema, check_settings, is_plain_table, readable_tables
+from replay.tables import COLUMNS, Tables
 
 __all__ = ["Checkable", "verify"]
 
 _EVENTS_AT_ONCE = 200
-_TABLES = {"events": EVENT_COLUMNS, "payloads": PayloadRow._fields}
-_EVENT_COLUMNS = ", ".join(EVENT_COLUMNS)
 
 
 class Checkable(Protocol):
@@ -102,24 +102,49 @@ def _verify_file(path: str, heads: list[tuple[int, str]], progress: Progress | N
     return report
 
 
+def _look_through(path: str, live: bool, heads: list[tuple[int, str]], progress: Progress | None) -> Report | None:
+    """Verify once more, with the rows that lie in the pages; None where there are none."""
+    try:
+        with opened_pages(path) as pages:
+            found = Found(pages)
+            if any(map(found.last, COLUMNS)):
+                return _verify_opened(path, live, heads, progress, found)
+    except InvalidOperation:
+        pass  # a store of this process has it open: reading it as bytes would cost that its locks
+    return None
+
+
 def _version(path: str) -> tuple[int, int, int]:
     status = os.stat(path)
     return status[stat.ST_INO], status.st_size, status.st_mtime_ns
 
 
-def _verify_opened(path: str, live: bool, heads: list[tuple[int, str]], progress: Progress | None) -> Report:
+def _verify_opened(
+    path: str, live: bool, heads: list[tuple[int, str]], progress: Progress | None, found: Found | None = None
+) -> Report:
     with opened(path, live=live) as connection:
         size = None if live else os.path.getsize(path)
-        return _Verification(path, connection, progress, size).run(heads)
+        verification = _Verification(path, connection, progress, size, found)
+        report = verification.run(heads)
+    if verification.lacks_tables and found is None:
+        report = _look_through(path, live, heads, progress) or report
+    return report
 
 
 class _Verification:
     """One verification of one database, through a connection that it does not write to."""
 
     def __init__(
-        self, path: str, connection: sqlite3.Connection, progress: Progress | None, size: int | None = None
+        self,
+        path: str,
+        connection: sqlite3.Connection,
+        progress: Progress | None,
+        size: int | None = None,
+        found: Found | None = None,
     ) -> None:
+        self.lacks_tables = False  # nothing is known by their names: perhaps their rows are there all the same
         self._path = path
+        self._found = found
         self._size = size  # where no write-ahead log can hold pages that the file has not yet
         self._connection = connection
         self._progress = progress
@@ -128,21 +153,16 @@ class _Verification:
         self._events = self._payloads = self._checked = 0
         self._last: Row | None = None
         self._whole = Ranges()
+        self._good: list[tuple[int, int]] = []
+        self._tables = Tables(connection, [], None)
 
     def run(self, heads: list[tuple[int, str]]) -> Report:
         """Check everything and compare with heads that were kept elsewhere."""
         with _snapshot(self._connection):
-            if self._is_database():
-                self._check_all()
+            self._check_all(self._is_database())
             self._check_heads(heads)
         self._faults.sort(key=lambda fault: (fault.position is not None, fault.position or 0))
-        faulty = sorted(
-            (fault.position, fault.position if fault.last is None else fault.last)
-            for fault in self._faults
-            if fault.position is not None and fault.kind != "against"
-        )
-        good = self._whole.without(faulty)
-        return Report(self._path, self._faults, self._events, self._payloads, self._checked, self._head(), good)
+        return Report(self._path, self._faults, self._events, self._payloads, self._checked, self._head(), self._good)
 
     def _head(self) -> Head | None:
         if self._last is None:
@@ -192,33 +212,45 @@ class _Verification:
         if size != expected:
             self._fault("file", None, f"{self._path} has {size} bytes of {expected}: it was cut off or added to")
 
-    def _check_all(self) -> None:
-        connection = self._connection
-        self._faults += check_file(connection)
-        self._faults += check_schema(connection)
+    def _check_all(self, is_database: bool) -> None:
+        connection, by_sqlite = self._connection, list[str]()
+        dimension, missing = None, list(COLUMNS)
+        if is_database:
+            self._faults += check_file(connection)
+            self._faults += check_schema(connection)
         sound = not self._faults
-        dimension, faults = check_settings(connection)
-        self._faults += faults
-        tables, faults = readable_tables(connection, _TABLES)
-        self._faults += faults
-        if "events" in tables:
+        if is_database:
+            dimension, faults = check_settings(connection)
+            self._faults += faults
+            by_sqlite, faults = readable_tables(connection, COLUMNS)
+            self._faults += faults
+            # Where something else has a table's name, what the file holds besides is not the history.
+            names, _ = attempt(connection, "SELECT name FROM sqlite_master")
+            missing = [table for table in COLUMNS if (table,) not in names]
+        self.lacks_tables = bool(missing)
+        self._tables = Tables(connection, by_sqlite, self._found if missing else None)
+        if self._tables.in_pages:
+            dimension = dimension or self._tables.dimension()
+            words = "their rows were read out of the pages, which `replay salvage` does as well"
+            self._fault("unreadable", None, f"SQLite cannot read {' and '.join(self._tables.in_pages)}: {words}")
+        if "events" in self._tables:
             # An index that is as it should be, in a file that SQLite finds sound, keeps event_ids apart.
-            self._check_events(HistoryCheck(dimension, unique_ids=not sound), tables)
+            self._check_events(HistoryCheck(dimension, unique_ids=not sound))
 
     # The rows
 
-    def _check_events(self, check: HistoryCheck, tables: list[str]) -> None:
+    def _check_events(self, check: HistoryCheck) -> None:
         """Go through both tables at once, a range of positions at a time."""
-        total = last_position(self._connection, tables)
+        total = self._tables.last()
         before, _ = attempt(self._connection, "SELECT seq FROM events NOT INDEXED WHERE seq < 1 LIMIT 100")
         for (seq,) in before:
             self._fault("position", seq, f"event {seq} stands before the first position, 1")
         after = 0
         while after < total:
             upto = min(after + _EVENTS_AT_ONCE, total)
-            if not self._check_range(check, tables, after, upto):
+            if not self._check_range(check, after, upto):
                 # Nothing there at all: a gap, perhaps of billions.
-                following = next_position(self._connection, tables, upto)
+                following = self._tables.next(upto)
                 upto = upto if following is None else following - 1
                 check.lose(after + 1, upto)
                 self._lose("position", "missing from the history", after + 1, upto)
@@ -230,16 +262,25 @@ class _Verification:
             for first, last in ranges:
                 named = f"event {first}" if first == last else f"events {first} to {last}"
                 self._fault(kind, first, f"{named}: {words}", None if first == last else last)
+        self._good = list(self._whole.without(check.unproven).without(self._at_fault()))
         self._check_counter(total)
 
-    def _check_range(self, check: HistoryCheck, tables: list[str], after: int, upto: int) -> bool:
+    def _at_fault(self) -> Ranges:
+        ranges = Ranges()
+        for first, last in sorted(
+            (fault.position, fault.last or fault.position) for fault in self._faults if fault.position
+        ):
+            ranges.add(first, last)
+        return ranges
+
+    def _check_range(self, check: HistoryCheck, after: int, upto: int) -> bool:
         """Check the events in `(after, upto]`; False where neither table has anything there."""
-        rows, unreadable = read_rows(self._connection, "events", _EVENT_COLUMNS, after, upto)
+        rows, unreadable = self._tables.read("events", after, upto)
         headers = {row[0]: row for row in rows}
         payloads: dict[int, Row] = {}
         unreadable_payloads: dict[int, str] = {}
-        if "payloads" in tables:
-            rows, unreadable_payloads = read_rows(self._connection, "payloads", PAYLOAD_COLUMNS, after, upto)
+        if "payloads" in self._tables:
+            rows, unreadable_payloads = self._tables.read("payloads", after, upto)
             payloads = {row[0]: row for row in rows}
         if not (headers or payloads or unreadable or unreadable_payloads):
             return False
@@ -264,7 +305,7 @@ class _Verification:
                 self._whole.add(position, position)
             elif position in unreadable_payloads:
                 self._lose("unreadable", f"the payload cannot be read ({unreadable_payloads[position]})", position)
-            elif "payloads" in tables:
+            elif "payloads" in self._tables:
                 self._lose("payload", "there is no payload", position)
         check.flush()
         return True
@@ -276,6 +317,8 @@ class _Verification:
             return
         rows, _ = attempt(self._connection, "SELECT seq FROM sqlite_sequence WHERE name = 'events'")
         recorded = rows[0][0] if rows else 0
+        if "events" in self._tables.in_pages and self._found is not None:
+            recorded = total if self._found.counter is None else self._found.counter
         if isinstance(recorded, int) and recorded > total:
             message = f"the history ends at position {total}, and events up to {recorded} were recorded and removed"
             self._fault("position", total + 1, message, recorded)
@@ -283,14 +326,17 @@ class _Verification:
             self._fault("sqlite", None, f"the counter of events is at {recorded!r}, and the history ends at {total}")
 
     def _check_heads(self, heads: list[tuple[int, str]]) -> None:
-        sql = "SELECT hash FROM events NOT INDEXED WHERE seq = ?"
         for position, digest in heads:
-            rows, problem = attempt(self._connection, sql, (position,)) if position else ([(GENESIS,)], None)
+            rows: list[Row] = [(GENESIS,)]
+            problem = None if position == 0 or "events" in self._tables else "its events cannot be read"
+            if position and problem is None:
+                rows, unreadable = self._tables.read("events", position - 1, position)
+                problem = unreadable.get(position)
             if problem is not None:
                 what = f"cannot be compared with the history: {problem}"
             elif not rows:
                 what = "lies beyond the end of the history: that was cut off, or the head is another history's"
-            elif rows[0][0] != bytes.fromhex(digest):
+            elif rows[0][-1] != bytes.fromhex(digest):
                 what = "is not in the history: that was written anew, or the head is another history's"
             else:
                 continue

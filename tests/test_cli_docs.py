@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 import re
+import shutil
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -17,6 +18,7 @@ from click.testing import CliRunner
 
 from replay.cli.app import replay
 from tests.cli_support import ROOT, call, make_history, ok
+from tests.replay_support import tamper
 from tests.test_cli_errors import COMMANDS
 
 PAGE = ROOT / "docs/reference/command-line.md"
@@ -98,12 +100,15 @@ def test_every_key_of_the_json_is_documented(words: tuple[str, ...], tmp_path: P
     make_history(db)
     ok("export", db, file)
     ok("checkpoint", db)
+    shutil.copy(db, tmp_path / "damaged.db")
+    tamper(tmp_path / "damaged.db", "DELETE FROM payloads WHERE seq = 2")
     more: dict[str, list[Any]] = {
         "show": [db, "tea"],
         "search": [db, "tea"],
         "diff": [db, 1],
         "verify": [db, "--against", f"3:{'0' * 64}"],
         "recover": [db, "--as-of", 2, "--to", tmp_path / "new.db"],
+        "salvage": [tmp_path / "damaged.db", "--to", tmp_path / "new.db"],
         "restore": [db, "--as-of", 2, "--dry-run"],
         "import git": [ROOT, tmp_path / "git.db"],
         "import jsonl": [file, tmp_path / "new.db"],

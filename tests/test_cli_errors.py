@@ -31,7 +31,7 @@ def commands(group: click.Group = replay, prefix: tuple[str, ...] = ()) -> dict[
 COMMANDS = commands()
 ON_A_DATABASE = [words for words in COMMANDS if words[0] != "import"]
 MORE = {"show": ["tea"], "search": ["tea"], "diff": ["1"], "recover": ["--as-of", "1", "--to", "new.db"]}
-MORE |= {"restore": ["--as-of", "1"], "export": ["out.jsonl"]}
+MORE |= {"salvage": ["--to", "new.db"], "restore": ["--as-of", "1"], "export": ["out.jsonl"]}
 
 
 @pytest.fixture
@@ -45,8 +45,8 @@ def db(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 def test_the_commands() -> None:
     """All that were promised, in the order of the help."""
     assert [" ".join(words) for words in COMMANDS] == (
-        ["log", "show", "search", "diff", "stats", "head", "verify", "recover", "restore", "rebuild", "checkpoint"]
-        + ["import git", "import jsonl", "export"]
+        ["log", "show", "search", "diff", "stats", "head", "verify", "recover", "salvage", "restore", "rebuild"]
+        + ["checkpoint", "import git", "import jsonl", "export"]
     )
 
 

@@ -186,9 +186,9 @@ class TestVerify:
                 "events": 6,
                 "payloads": 6,
                 "checked": 6,
-                "good": [[1, 6]],
                 "head": {"position": 6, "recorded_at": "2024-01-01T00:00:05.000000+00:00", "hash": head},
                 "index": {"directory": f"{db}.index", "position": 6},
+                "good": [{"first": 1, "last": 6}],
                 "faults": [],
             },
         )

@@ -29,7 +29,7 @@ from eventstore import EventStore, hashing, read_json_lines
 from eventstore.schema import APPLICATION_ID, PAGE_SIZE, migrations
 from projections import Metric, VectorIndex
 from projections.checkpoints import DataFile, Manifest
-from replay import FaultKind
+from replay import FaultKind, GapKind
 from tests.pages import ROOT, bodies
 
 API = ROOT / "docs/reference/api.md"
@@ -451,3 +451,9 @@ def test_the_errors_of_the_api_page_are_those_of_the_code() -> None:
 def test_the_api_page_lists_every_kind_of_fault() -> None:
     """What `verify` may report."""
     assert keys_of_table("`verify`", page=API) == list(get_args(FaultKind))
+
+
+def test_the_api_page_lists_every_kind_of_gap() -> None:
+    """What `salvage` may report."""
+    section = sections("replay")["salvage"]
+    assert re.findall(r"^\| `(\w+)` \|", section, re.MULTILINE) == list(get_args(GapKind))

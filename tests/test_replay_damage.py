@@ -21,7 +21,7 @@ from eventstore.schema import PAGE_SIZE
 from replay import Report, verify
 from replay.report import Ranges
 from tests.profiles import scaled
-from tests.replay_support import told
+from tests.replay_support import tamper, told
 
 
 @dataclass(frozen=True)
@@ -185,6 +185,73 @@ def test_text_that_is_no_text_is_found(tmp_path: Path, tiny: Sound) -> None:
     assert [(fault.kind, fault.position) for fault in report.faults] == [("unreadable", 1)]
     assert report.checked == 5
     assert report.faults[0].message.isprintable()
+
+
+# -- what is still good ---------------------------------------------------------------------------------------
+
+
+def test_the_events_that_are_still_good_are_named(tmp_path: Path, large: Sound) -> None:
+    """In runs: not those that are lost, changed, without their payload, nor the one whose hash cannot be computed."""
+    path = written(tmp_path / "a.db", large.content)
+    assert verify(path).good == [(1, 600)]
+    tamper(
+        path,
+        "DELETE FROM events WHERE seq BETWEEN 100 AND 109",
+        "UPDATE payloads SET content = 'x' WHERE seq = 200",
+        "UPDATE events SET reason = 'x' WHERE seq = 300",
+        "DELETE FROM payloads WHERE seq IN (1, 400, 401)",
+    )
+    report = verify(path)
+    assert report.good == [(2, 99), (111, 199), (201, 299), (301, 399), (402, 600)]
+    assert report.checked == 587
+
+
+@pytest.mark.parametrize("start", [0, 16, 100], ids=["the first page", "the header", "the schema"])
+def test_a_file_that_sqlite_does_not_read_is_checked_page_by_page(tmp_path: Path, large: Sound, start: int) -> None:
+    """The rows are in their own pages: all of them are good, heads are found, and what is wrong with a row is too."""
+    end = {0: PAGE_SIZE, 16: 100, 100: PAGE_SIZE}[start]
+    content = large.content[:start] + b"\xa5" * (end - start) + large.content[end:]
+    path = written(tmp_path / "a.db", content)
+    report = verify(path, against=[large.head, (300, large.events[299].hash)])
+    assert (report.events, report.checked, report.head, report.good) == (600, 600, large.head, [(1, 600)])
+    assert kinds(report) <= {"file", "schema", "settings", "sqlite", "unreadable"}
+    assert any("read out of the pages" in fault.message for fault in report.faults)
+    assert os.listdir(tmp_path) == ["a.db"]
+
+    at = content.index(b"text text", PAGE_SIZE * 20)
+    written(path, content[:at] + b"T" + content[at + 1 :])
+    report = verify(path, against=[(300, "0" * 64)])
+    (changed,) = [fault.position for fault in report.faults if fault.kind == "digest"]
+    assert changed is not None
+    assert report.good == [(1, changed - 1), (changed + 1, 600)]
+    assert "against" in kinds(report)
+
+
+def test_pages_that_are_lost_besides_are_named(tmp_path: Path, large: Sound) -> None:
+    """The first page and one of the events: those are missing, and the counter says how many there were."""
+    with closing(sqlite3.connect(written(tmp_path / "b.db", large.content))) as connection:
+        sql = "SELECT pgoffset FROM dbstat WHERE name = 'events' AND pagetype = 'leaf' ORDER BY path"
+        leaves = [offset for (offset,) in connection.execute(sql)]
+    for leaf in (leaves[1], leaves[-1]):
+        content = (
+            bytes(PAGE_SIZE) + large.content[PAGE_SIZE:leaf] + bytes(PAGE_SIZE) + large.content[leaf + PAGE_SIZE :]
+        )
+        report = verify(written(tmp_path / "a.db", content))
+        (missing,) = [fault for fault in report.faults if fault.kind == "position" and "missing" in fault.message]
+        assert missing.position is not None
+        assert missing.last is not None
+        assert report.events == 600 - (missing.last - missing.position + 1)
+        assert report.good[0] == (1, missing.position - 1)
+        if leaf != leaves[-1]:
+            assert report.good[1:] == [(missing.last + 2, 600)]
+
+
+def test_a_file_that_is_open_here_is_not_read_as_bytes(tmp_path: Path, tiny: Sound) -> None:
+    """That would cost its store the locks: what SQLite says is all that is reported."""
+    path = written(tmp_path / "a.db", bytes(PAGE_SIZE) + tiny.content[PAGE_SIZE:])
+    with path.open("rb"):
+        assert (verify(path).events, kinds(verify(path))) == (0, {"file"})
+    assert verify(path).events == 6
 
 
 # -- other files --------------------------------------------------------------------------------------------

@@ -25,7 +25,6 @@ from replay.verify import verify as verify_history
 __all__ = ["verify"]
 
 _SHOWN = 100
-_RANGES_SHOWN = 10
 _COLUMNS = (
     Column("fault", style="red"),
     Column("position", style="cyan", right=True),
@@ -83,25 +82,17 @@ def verify(database: str, no_index: bool, against: Sequence[list[Head]], directo
         raise click.exceptions.Exit(FOUND)
 
 
-def _positions(ranges: Sequence[tuple[int, int]]) -> str:
-    named = [str(first) if first == last else f"{first}-{last}" for first, last in ranges[:_RANGES_SHOWN]]
-    if len(ranges) > _RANGES_SHOWN:
-        named.append(f"and {len(ranges) - _RANGES_SHOWN:,} more ranges")
-    one = len(ranges) == 1 and ranges[0][0] == ranges[0][1]
-    return f"{'event' if one else 'events'} {', '.join(named)}"
-
-
 def _record(found: Report, index: _IndexOnDisk | None) -> dict[str, Any]:
     return {
         "ok": found.ok,
         "events": found.events,
         "payloads": found.payloads,
         "checked": found.checked,
-        "good": found.good,
         "head": None if found.head is None else head_record(found.head),
         "index": None
         if index is None or index.position is None
         else {"directory": index.directory, "position": index.position},
+        "good": [{"first": first, "last": last} for first, last in found.good],
         "faults": [
             {"kind": fault.kind, "position": fault.position, "last": fault.last, "message": fault.message}
             for fault in found.faults
@@ -118,8 +109,10 @@ def _tell(found: Report, index: _IndexOnDisk | None, heads: int) -> None:
         say("")
     if len(found.faults) > _SHOWN:
         say(f"... and {len(found.faults) - _SHOWN:,} more; --json lists them all")
-    if not found.ok and found.good:
-        say(f"still good: {_positions(found.good)}")
+    if not found.ok:
+        runs = [f"{first}" if first == last else f"{first}-{last}" for first, last in found.good]
+        more = ", ..." if len(runs) > _SHOWN else ""
+        say(f"still good: {'events ' + ', '.join(runs[:_SHOWN]) + more if runs else 'no event'}")
     parts = [f"{counted(found.checked, 'event')} of {found.events:,} checked whole"]
     if heads:
         parts.append(f"against {counted(heads, 'head')}")

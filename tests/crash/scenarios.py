@@ -16,8 +16,9 @@ from unittest import mock
 import numpy as np
 
 from eventstore import Add, Delete, EventStore, NewerSchema, Operation, Update, read_json_lines
+from eventstore.schema import PAGE_SIZE
 from projections import VectorIndex
-from replay import recover, restore, verify
+from replay import recover, restore, salvage, verify
 from tests.crash.lab import Ack
 from tests.data import make_v1
 from tests.next_version import next_version
@@ -287,6 +288,32 @@ def _check_recover(directory: Path, acks: Sequence[Ack]) -> None:
     check_store(directory, [], [START], BASE)
 
 
+def _prepare_damaged(directory: Path) -> None:
+    """A history, and a copy of it without its first page."""
+    prepare_store(directory)
+    (directory / "damaged.db").write_bytes(bytes(PAGE_SIZE) + database(directory).read_bytes()[PAGE_SIZE:])
+
+
+def _salvage(directory: Path, ack: Acknowledge) -> None:
+    """What is left of a file that does not open, in a new one."""
+    report = salvage(directory / "damaged.db", to=directory / "salvaged.db")
+    ack("salvage", report.head.position, report.head.hash)
+
+
+def _check_salvage(directory: Path, acks: Sequence[Ack]) -> None:
+    whole, damaged = database(directory).read_bytes(), (directory / "damaged.db").read_bytes()
+    assert damaged == bytes(PAGE_SIZE) + whole[PAGE_SIZE:]
+    new = directory / "salvaged.db"
+    if new.exists():
+        report = verify(new)
+        assert report.ok, report.faults[:5]
+        with open_store(directory) as store, EventStore(new) as copy:
+            assert list(copy.events()) == list(store.events())
+    else:
+        assert not acks
+    check_store(directory, [], [START], BASE)
+
+
 def _restore(directory: Path, ack: Acknowledge) -> None:
     """The present becomes what it was at position 9: two updates and an add, in one append."""
     with small_log(), open_store(directory) as store:
@@ -420,6 +447,7 @@ SCENARIOS = {
         Scenario("checkpoint", prepare_index, _checkpoint, _check_checkpoint),
         Scenario("rebuild", _prepare_long, _rebuild, _check_rebuild),
         Scenario("recover", prepare_store, _recover, _check_recover),
+        Scenario("salvage", _prepare_damaged, _salvage, _check_salvage),
         Scenario("restore", prepare_store, _restore, _check_restore),
         Scenario("import", _prepare_import, _import, _check_import),
         Scenario("export", _prepare_export, _export, _check_export),
