@@ -494,7 +494,7 @@ def test_nothing_is_recorded_while_the_old_file_may_come_back(kept: Path, monkey
         with monkeypatch.context() as patch:
             patch.setattr(migrate, "sync_directory", failing)
             for _ in range(2):
-                with pytest.raises(StorageError, match="tidied up.*Input/output error"):
+                with pytest.raises(StorageError, match=r"tidied up.*Input/output error"):
                     EventStore(kept)
                 assert names(kept) == [".v1.db.migrated", "v1.db"]
         assert version_of(kept) == NEXT
