@@ -483,12 +483,20 @@ def test_an_old_file_that_a_killed_migration_put_aside_gets_its_name(
 
 def test_nothing_is_recorded_while_the_old_file_may_come_back(kept: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A rename is on disk when its directory is synced; a power failure before would bring the old file back."""
+    really = migrate.sync_directory
+
+    def failing(directory: Path) -> None:
+        if not (directory / ".v1.db.migrating").exists():  # the new file is in place
+            raise OSError(errno.EIO, "Input/output error")
+        really(directory)
+
     with next_version():
         with monkeypatch.context() as patch:
-            patch.setattr(migrate, "_name_old", fail(OSError(errno.EIO, "Input/output error")))
+            patch.setattr(migrate, "sync_directory", failing)
             for _ in range(2):
-                with pytest.raises(StorageError, match="tidied up"):
+                with pytest.raises(StorageError, match=r"tidied up.*Input/output error"):
                     EventStore(kept)
+                assert names(kept) == [".v1.db.migrated", "v1.db"]
         assert version_of(kept) == NEXT
         assert make_v1.describe(kept) == EXPECTED
     assert names(kept) == ["v1.db", "v1.db.v1"]
