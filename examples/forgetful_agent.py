@@ -91,7 +91,12 @@ class CarefulAgentMachine(AgentMachine):
 
 # A run of twenty steps meets the bug soon, and short runs are quick to shrink.
 SEARCH = settings(
-    max_examples=1000, stateful_step_count=20, deadline=None, database=None, phases=[Phase.generate, Phase.shrink]
+    max_examples=1000,
+    stateful_step_count=20,
+    deadline=None,
+    database=None,
+    phases=[Phase.generate, Phase.shrink],
+    report_multiple_bugs=False,
 )
 
 

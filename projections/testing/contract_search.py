@@ -16,18 +16,16 @@ from eventstore import Add, Delete, EventStore, Operation, Update
 from eventstore.testing import (
     CheckedFilter,
     History,
-    ModelEvent,
     ModelStore,
     filters,
     histories,
     instants,
     vectors,
 )
-from eventstore.testing.model import json_of
 from eventstore.testing.telling import contract_property
 from projections.projection import project
 from projections.testing.contract import OpenProjection, ProjectionContract, add_of, told
-from projections.testing.search import brute_force_search
+from projections.testing.search import brute_force_search, difference
 
 __all__ = ["SearchContract"]
 
@@ -58,7 +56,7 @@ class SearchContract(ProjectionContract):
     ) -> None:
         model = ModelStore.of(store.events())
         for hit in hits:
-            _assert_says(hit, model.events[hit.position - 1])
+            assert difference(hit, model.events[hit.position - 1]) is None
         expected = brute_force_search(store, query, k, metric=metric, **asked)
         if not self.tolerance:
             assert [(hit.memory_id, hit.score, hit.position) for hit in hits] == expected
@@ -243,14 +241,3 @@ class SearchContract(ProjectionContract):
             for bound in (best.score, second.score, second.score - 1e-6, 1e9):
                 for moment in (3, None):
                     self._assert_found(projection, store, [1.0, 0.0], 3, min_score=bound, as_of=moment)
-
-
-def _assert_says(hit: Any, event: ModelEvent) -> None:
-    """That a hit says of its memory what the event left."""
-    assert (hit.memory_id, hit.version) == (event.memory_id, event.version)
-    updated = event.recorded_at if event.type == "UPDATE" else None
-    right = {"content": event.content, "created_at": event.created_at, "updated_at": updated}
-    said = {name: getattr(hit, name) for name in right if hasattr(hit, name)}
-    assert said == {name: right[name] for name in said}
-    if hasattr(hit, "metadata"):
-        assert json_of(hit.metadata) == json_of(event.metadata)
