@@ -228,7 +228,12 @@ def invalid_operations(
                 Refused(Update(memory_id=name, content="x", vector=good), MemoryNotFound),
             ]
             continue
-        wrong = before.version + 1
+        wrong, stale = before.version + 1, before.version - 1
+        if stale:  # what it was when somebody read it, and is not any more
+            found += [
+                Refused(Delete(memory_id=name, expected_version=stale), VersionConflict),
+                Refused(Update(memory_id=name, metadata={}, expected_version=stale), VersionConflict),
+            ]
         found += [
             Refused(Add(memory_id=name, content="x", vector=good), MemoryExists),
             Refused(Delete(memory_id=name, expected_version=wrong), VersionConflict),
