@@ -21,7 +21,14 @@ if TYPE_CHECKING:
 _PROFILES = ("ci", "dev", "long")
 
 # So that a failing contract shows the values that it compared. Only names are noted; nothing is imported.
-_WITH_ASSERTIONS = ("eventstore.testing.contract", "projections.testing.contract", "replay.testing.machine")
+_WITH_ASSERTIONS = (
+    "eventstore.testing.contract",
+    "eventstore.testing.contract_reads",
+    "projections.testing.contract",
+    "projections.testing.contract_search",
+    "replay.testing.base",
+    "replay.testing.machine",
+)
 pytest.register_assert_rewrite(*(name for name in _WITH_ASSERTIONS if name not in sys.modules))
 
 

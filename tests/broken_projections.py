@@ -106,6 +106,9 @@ class ListIndex:
         self.catch_up()
         return self.best(self.candidates(position, filter), query, k, position, min_score)
 
+    def search_many(self, queries: Any, k: int = 10, **asked: Any) -> list[Any]:
+        return [self.search(query, k, **asked) for query in queries]
+
     def candidates(self, position: int, filter: Any) -> list[Row]:
         return [row for row in self.alive(position) if self.matches(row, filter)]
 
@@ -316,6 +319,54 @@ class LeavesOutTheBound(ListIndex):
         return bound is None or score > bound
 
 
+class DoesNotReadInstants(ListIndex):
+    """An instant that is said as text is now."""
+
+    def search(self, query: Any, k: int = 10, *, as_of: Any = None, **asked: Any) -> Any:
+        return super().search(query, k, as_of=None if isinstance(as_of, str) else as_of, **asked)
+
+
+class SaysTheVersionOfNow(ListIndex):
+    """A hit of the past has the version that the memory has today."""
+
+    def best(self, rows: list[Row], query: Any, k: int, position: int, min_score: float | None) -> Any:
+        hits = super().best(rows, query, k, position, min_score)
+        for hit in hits:
+            hit.version = max(row.version for row in self.rows if row.memory_id == hit.memory_id)
+        return hits
+
+
+class SearchesManyNow(ListIndex):
+    """Several searches at once are of now."""
+
+    def search_many(self, queries: Any, k: int = 10, **asked: Any) -> list[Any]:
+        return super().search_many(queries, k, **{**asked, "as_of": None})
+
+
+class SearchesManyForTheFirst(ListIndex):
+    """Several searches at once are all for the first query."""
+
+    def search_many(self, queries: Any, k: int = 10, **asked: Any) -> list[Any]:
+        return super().search_many(list(queries[:1]) * len(queries), k, **asked)
+
+
+class ChecksTheBoundOnlyNow(ListIndex):
+    """As of then `min_score` is passed over."""
+
+    def search(self, query: Any, k: int = 10, *, as_of: Any = None, min_score: Any = None, **asked: Any) -> Any:
+        return super().search(query, k, as_of=as_of, min_score=min_score if as_of is None else None, **asked)
+
+
+class WritesNoCheckpoint(ListIndex):
+    """It says that it has."""
+
+    def save(self) -> None:
+        pass
+
+    def checkpoint(self) -> int:
+        return self.position
+
+
 CAUGHT_BY: list[tuple[type[ListIndex], str]] = [
     (SkipsAnEvent, "test_it_holds_what_the_history_says"),
     (LosesTheTailOfARange, "test_it_does_not_matter_how_events_are_cut"),
@@ -325,9 +376,14 @@ CAUGHT_BY: list[tuple[type[ListIndex], str]] = [
     (KeepsRowsOnReset, "test_a_reset_starts_from_nothing"),
     (MovesBeforeItHasTaken, "test_what_fails_half_way_is_finished_later"),
     (KeepsThePositionOnly, "test_position_and_contents_are_kept_together"),
+    (WritesNoCheckpoint, "test_position_and_contents_are_kept_together"),
     (LosesAHit, "test_a_search_is_brute_force"),
     (RoundsScores, "test_a_search_is_brute_force"),
     (SearchesOnlyNow, "test_a_search_of_the_past_is_a_search_then"),
+    (DoesNotReadInstants, "test_a_search_of_the_past_is_a_search_then"),
+    (SaysTheVersionOfNow, "test_a_hit_says_what_the_memory_was_then"),
+    (SearchesManyNow, "test_many_searches_are_each_a_search"),
+    (SearchesManyForTheFirst, "test_many_searches_are_each_a_search"),
     (ForgetsTheOldVector, "test_the_vector_before_an_update_is_found_as_of_then"),
     (LeaksADeletedMemory, "test_a_deleted_memory_is_not_found"),
     (FiltersAfterTopK, "test_the_filter_is_inside_the_search"),
@@ -338,4 +394,5 @@ CAUGHT_BY: list[tuple[type[ListIndex], str]] = [
     (GrowsOtherwise, "test_a_grown_index_answers_as_a_rebuilt_one"),
     (DoesNotCatchUp, "test_a_search_sees_what_was_recorded_before_it"),
     (LeavesOutTheBound, "test_min_score_leaves_out_what_scores_lower"),
+    (ChecksTheBoundOnlyNow, "test_min_score_leaves_out_what_scores_lower"),
 ]

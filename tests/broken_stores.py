@@ -6,6 +6,7 @@ import contextlib
 import sqlite3
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
+from datetime import datetime, timezone
 from hashlib import sha256
 from typing import Any
 
@@ -255,6 +256,135 @@ class IgnoresExpectations(EventStore):
         )
 
 
+class IgnoresTheClock(EventStore):
+    """Every append is a microsecond after the one before, whatever time it is."""
+
+    def __init__(self, path: Any = ":memory:", *, clock: Any, **options: Any) -> None:
+        began = clock()
+        super().__init__(path, clock=lambda: began, **options)
+
+
+class ForgetsWho(EventStore):
+    """Who did it, in which role and why is not recorded."""
+
+    def append(self, operations: Sequence[Any], **context: Any) -> Sequence[Event]:
+        nobody = {"actor_id": None, "role": None, "reason": None}
+        return super().append([each.model_copy(update=nobody) for each in operations], **context)
+
+
+class ForgetsWhatAnAppendSays(EventStore):
+    """Only what the operations say themselves is recorded."""
+
+    def append(self, operations: Sequence[Any], **context: Any) -> Sequence[Event]:
+        return super().append(operations, expected_position=context.get("expected_position"))
+
+
+class ChoosesByLess(EventStore):
+    """Of several conditions on events the time is passed over."""
+
+    def events(self, **asked: Any) -> Iterator[Event]:
+        return super().events(**{name: value for name, value in asked.items() if name not in ("since", "until")})
+
+
+class ReadsOn(EventStore):
+    """A reading that is under way goes on to what is recorded meanwhile."""
+
+    def events(self, **asked: Any) -> Iterator[Event]:
+        at = asked.pop("after", 0)
+        while event := next(super().events(after=at, limit=1, **asked), None):
+            yield event
+            at = event.position
+
+
+class HasOneOrder(EventStore):
+    """Whatever order is asked for, memories come in that of positions."""
+
+    def memories(self, *filter: Any, **asked: Any) -> list[Memory]:
+        return super().memories(*filter, **{**asked, "order": "position"})
+
+
+class ReadsTheHourOnly(EventStore):
+    """An instant's zone is passed over."""
+
+    def position_at(self, as_of: Any) -> int:
+        if isinstance(as_of, str) and as_of[:1].isdigit():
+            as_of = datetime.fromisoformat(as_of.replace("Z", "+00:00"))
+        return super().position_at(as_of.replace(tzinfo=timezone.utc) if isinstance(as_of, datetime) else as_of)
+
+
+class HasVectorsOfNowOnly(EventStore):
+    """Asked for by id, vectors are today's."""
+
+    def vectors(self, memory_ids: Any = None, **asked: Any) -> Any:
+        return super().vectors(memory_ids, **(asked if memory_ids is None else {}))
+
+
+class HasOneHead(EventStore):
+    """The head of any moment is that of now."""
+
+    def head_at(self, as_of: Any) -> Any:
+        return self.head
+
+
+class GivesProjectionsToday(EventStore):
+    """The state at a position is the memory's of now."""
+
+    def states(self, positions: Any) -> Iterator[Memory]:
+        return (self.get(memory.memory_id) or memory for memory in super().states(positions))
+
+
+class AddsManyOneByOne(EventStore):
+    """Each of many memories is an append of its own."""
+
+    def add_many(self, contents: Sequence[str], **lists: Any) -> Sequence[Event]:
+        shared = {name: given for name, given in lists.items() if not isinstance(given, list)}
+        each = {name: given for name, given in lists.items() if isinstance(given, list)}
+        return [
+            super(AddsManyOneByOne, self).add_many(
+                [content], **shared, **{name: [given[at]] for name, given in each.items()}
+            )[0]
+            for at, content in enumerate(contents)
+        ]
+
+
+class NamesByContent(EventStore):
+    """What has no id is called by its content, so that the same text twice is one memory."""
+
+    def append(self, operations: Sequence[Any], **context: Any) -> Sequence[Event]:
+        return super().append([self._named(each) for each in operations], **context)
+
+    def add(self, content: str, **options: Any) -> Event:
+        return super().add(content, **{**options, "memory_id": options.get("memory_id") or f"of {content}"})
+
+    def _named(self, operation: Any) -> Any:
+        if operation.memory_id is None:
+            return operation.model_copy(update={"memory_id": f"of {operation.content}"})
+        return operation
+
+
+class ForgetsEventIdsOfMany(EventStore):
+    """An append of several operations that is tried again is recorded again, or refused."""
+
+    def append(self, operations: Sequence[Any], **context: Any) -> Sequence[Event]:
+        if len(operations) > 1:
+            operations = [each.model_copy(update={"event_id": None}) for each in operations]
+        return super().append(operations, **context)
+
+
+class DeletesAllWithoutBeingTold(EventStore):
+    """No filter means everything."""
+
+    def delete_where(self, filter: Any = None, **options: Any) -> Sequence[Event]:
+        return super().delete_where(filter, **{**options, "everything": not filter})
+
+
+class AnswersWhenClosed(EventStore):
+    """From what it knew."""
+
+    def get(self, memory_id: str, **asked: Any) -> Memory | None:
+        return None if self.closed else super().get(memory_id, **asked)
+
+
 CAUGHT_BY: list[tuple[type[EventStore], str]] = [
     (LosesTheTail, "test_an_acknowledged_append_survives_closing"),
     (SplitsAppends, "test_an_append_is_all_there_or_not_at_all"),
@@ -263,6 +393,7 @@ CAUGHT_BY: list[tuple[type[EventStore], str]] = [
     (ReordersEvents, "test_positions_have_no_gaps"),
     (SplitsAppends, "test_an_append_is_one_instant"),
     (SharesAnInstant, "test_the_next_append_is_strictly_later"),
+    (IgnoresTheClock, "test_an_append_is_recorded_at_the_time_of_the_clock"),
     (BeginsVersionsAnew, "test_versions_count_by_one_and_link_back"),
     (ChainOfPositions, "test_the_head_commits_to_everything_before_it"),
     (ReordersMemories, "test_the_state_at_a_position_is_the_fold_up_to_it"),
@@ -276,10 +407,24 @@ CAUGHT_BY: list[tuple[type[EventStore], str]] = [
     (LeaksADeletedVector, "test_a_deleted_memory_is_gone_from_every_read"),
     (RevivesTheOld, "test_a_deleted_memory_can_be_added_again"),
     (FiltersByToday, "test_a_filter_sees_the_metadata_of_then"),
+    (ForgetsWho, "test_who_and_why_are_recorded"),
+    (ForgetsWhatAnAppendSays, "test_what_an_append_says_holds_for_its_operations"),
+    (ChoosesByLess, "test_events_are_chosen_by_all_that_is_asked"),
+    (ReadsOn, "test_a_reading_ends_where_the_history_ended"),
+    (HasOneOrder, "test_memories_come_in_the_order_asked_for"),
+    (ReadsTheHourOnly, "test_a_moment_can_be_said_in_any_zone"),
+    (HasVectorsOfNowOnly, "test_vectors_come_in_the_order_of_the_ids"),
+    (HasOneHead, "test_the_head_of_a_moment_is_its_last_event"),
+    (GivesProjectionsToday, "test_a_projection_can_read_by_position"),
     (ForgetsBefore, "test_the_history_says_before_and_after"),
     (DeletesOne, "test_delete_where_deletes_what_matches"),
+    (DeletesAllWithoutBeingTold, "test_delete_where_needs_to_be_told_what"),
+    (AddsManyOneByOne, "test_many_memories_are_added_in_one_append"),
+    (NamesByContent, "test_what_has_no_name_gets_one_of_its_own"),
     (RecordsFailures, "test_a_refused_operation_changes_nothing"),
     (TakesAnEmptyAppend, "test_an_empty_append_is_refused"),
     (ForgetsEventIds, "test_a_retry_with_the_same_event_id_is_recorded_once"),
+    (ForgetsEventIdsOfMany, "test_an_append_that_is_tried_again_is_recorded_once"),
+    (AnswersWhenClosed, "test_a_closed_store_says_so"),
     (IgnoresExpectations, "test_of_two_who_expect_a_version_one_wins"),
 ]

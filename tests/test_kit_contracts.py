@@ -43,15 +43,41 @@ class TestEventStore(EventStoreContract):
 
 
 class TestVectorIndex(SearchContract):
-    """The index in FAISS, in segments so small that there are several."""
+    """The index in FAISS, in segments so small that there are several, by cosine."""
+
+    metric: Any = "cosine"
 
     @pytest.fixture
     def open_projection(self, tmp_path: Path) -> Any:
         def open_index(store: EventStore, name: str | None = None) -> VectorIndex:
             directory = None if name is None else tmp_path / name
-            return VectorIndex(store, directory=directory, segment_rows=4)
+            return VectorIndex(store, metric=self.metric, directory=directory, segment_rows=4)
 
         return open_index
+
+
+class SearchedOnly(TestVectorIndex):
+    """What a metric has no part in, how events become rows, is not tested again for each."""
+
+    __test__ = False
+
+
+for requirement in [name for name in dir(ProjectionContract) if name.startswith("test_")]:
+    setattr(SearchedOnly, requirement, None)
+
+
+class TestVectorIndexByInnerProduct(SearchedOnly):
+    """Searches by inner product."""
+
+    __test__ = True
+    metric = "ip"
+
+
+class TestVectorIndexByDistance(SearchedOnly):
+    """Searches by distance."""
+
+    __test__ = True
+    metric = "l2"
 
 
 class TestListIndex(SearchContract):

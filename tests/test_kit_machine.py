@@ -8,19 +8,21 @@ from typing import Any
 
 import pytest
 from hypothesis import Phase, settings
-from hypothesis.stateful import run_state_machine_as_test
+from hypothesis import strategies as st
+from hypothesis.stateful import rule, run_state_machine_as_test
 
-from eventstore import EventStore
+from eventstore import EventStore, HashingEmbedder
+from eventstore.testing.profiles import PROFILES
 from examples.forgetful_agent import SEARCH, AgentMachine, CarefulAgentMachine
 from projections import VectorIndex
-from replay.testing import MemoryMachine, memory_machine
+from replay.testing import MemoryMachine, draws, memory_machine
 from tests import broken_projections, broken_stores
 from tests.profiles import scaled
 
 # The same examples every time: whether a planted bug is among them is no matter of luck.
 QUICK = settings(
     max_examples=500,
-    stateful_step_count=20,
+    stateful_step_count=50,
     deadline=None,
     database=None,
     phases=[Phase.generate],
@@ -55,22 +57,23 @@ def test_the_example_without_the_bug_has_none() -> None:
 def over(store_class: type[EventStore]) -> Callable[[MemoryMachine], Any]:
     """A factory of stores of a class."""
     return lambda machine: store_class(
-        machine.folder / "x.db", clock=machine.clock, durability="normal", embedder=machine_embedder(machine)
+        machine.folder / "x.db", clock=machine.clock, durability="normal", embedder=HashingEmbedder(machine.dim)
     )
-
-
-def machine_embedder(machine: MemoryMachine) -> Any:
-    from eventstore import HashingEmbedder
-
-    return HashingEmbedder(machine.dim)
 
 
 @pytest.mark.parametrize(
     "broken",
     [
+        broken_stores.ChainOfPositions,
+        broken_stores.DeletesOne,
+        broken_stores.FiltersByToday,
+        broken_stores.ForgetsBefore,
+        broken_stores.ForgetsEventIds,
+        broken_stores.ForgetsWho,
+        broken_stores.LeaksADeletedMemory,
+        broken_stores.LeaksADeletedVector,
         broken_stores.LosesTheTail,
         broken_stores.RecordsFailures,
-        broken_stores.DeletesOne,
     ],
 )
 def test_a_broken_store_is_found(broken: type[EventStore]) -> None:
@@ -83,34 +86,69 @@ def test_a_broken_store_is_found(broken: type[EventStore]) -> None:
 @pytest.mark.parametrize(
     "broken",
     [
-        broken_projections.SkipsAnEvent,
+        broken_projections.AppliesTwice,
+        broken_projections.BreaksTiesById,
+        broken_projections.FiltersAfterTopK,
+        broken_projections.FiltersByToday,
+        broken_projections.ForgetsTheOldVector,
+        broken_projections.KeepsRowsOnReset,
         broken_projections.LeaksADeletedMemory,
+        broken_projections.LooksBackAfterTopK,
+        broken_projections.MovesBeforeItHasTaken,
+        broken_projections.ReordersARange,
+        broken_projections.SaysTheVersionOfNow,
+        broken_projections.SearchesManyNow,
+        broken_projections.SkipsAnEvent,
+        broken_projections.TakesAGap,
     ],
 )
 def test_a_broken_projection_is_found(broken: Any) -> None:
     """Beside one that is not broken."""
     machine = memory_machine(over(EventStore), lambda machine: VectorIndex(machine.store), lambda m: broken(m.store))
-    with pytest.raises((AssertionError, KeyError, IndexError)) as caught:
+    with pytest.raises((AssertionError, KeyError, IndexError, pytest.fail.Exception)) as caught:
         run_state_machine_as_test(machine, settings=QUICK)
     assert "'list'" in str(caught.value) or steps_of(caught.value)
 
 
-def test_a_failing_run_prints_code_that_runs() -> None:
-    """Pasted into a test, the steps fail as they failed."""
-    import eventstore
-    import eventstore.testing
-
+@pytest.mark.parametrize("profile", PROFILES)
+def test_a_failing_run_prints_code_that_runs(profile: str) -> None:
+    """Whichever profile is at hand: pasted into a test, down to the teardown, the steps fail as they failed."""
     machine = memory_machine(over(broken_stores.RecordsFailures))
-    search = settings(QUICK, stateful_step_count=8, phases=[Phase.generate, Phase.shrink])
+    chosen = settings.get_profile(profile)
+    search = settings(chosen, database=None, stateful_step_count=8, phases=[Phase.generate, Phase.shrink])
     with pytest.raises(AssertionError) as caught:
         run_state_machine_as_test(machine, settings=search)
     notes = "\n".join(caught.value.__notes__)
-    code = notes[notes.index("state = ") :]
-    names = {**vars(eventstore), **vars(eventstore.testing), "eventstore": eventstore, "Machine": machine}
-    names["datetime"] = __import__("datetime")
+    end = "state.teardown()"
+    code, told = notes[notes.index("state = ") : notes.index(end)], notes[notes.index(end) :]
+    assert ("@reproduce_failure" in told) == chosen.print_blob
+    assert len(steps_of(caught.value)) <= 3
+    names: dict[str, Any] = {"Machine": machine}
+    exec("import datetime\nimport eventstore\nfrom eventstore import *\nfrom eventstore.testing import *", names)
     try:
-        with pytest.raises(AssertionError):
+        with pytest.raises(AssertionError) as again:
             exec(code, names)
+        assert str(again.value).partition(" from ")[0] == str(caught.value).partition(" from ")[0]
     finally:
         if "state" in names:
             names["state"].teardown()
+
+
+def test_what_a_rule_is_given_prints_as_code() -> None:
+    """Operations with all that can be said of them, filters, moments and refusals, of each kind."""
+    printed: list[Any] = []
+
+    class Noting(MemoryMachine):
+        @rule(
+            drawn=st.tuples(draws.operation, draws.batch, draws.refused_operation, draws.moment, draws.known_vector),
+            chosen=st.tuples(draws.filter_of_now, draws.filter_of_any_time),
+        )
+        def note_it(self, drawn: Any, chosen: Any) -> None:
+            printed.append((drawn, chosen))
+
+    run_state_machine_as_test(Noting, settings=settings(QUICK, max_examples=20))
+    names: dict[str, Any] = {}
+    exec("import datetime\nimport eventstore\nfrom eventstore import *\nfrom eventstore.testing import *", names)
+    assert printed
+    for each in printed:
+        assert repr(eval(repr(each), names)) == repr(each)

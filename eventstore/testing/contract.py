@@ -5,48 +5,36 @@ The numbers are those of the invariants in docs/reference/testing.md.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
 from datetime import timedelta
 from itertools import pairwise
-from typing import Any, TypeAlias
 
-import numpy as np
 import pytest
-from hypothesis import HealthCheck, given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from eventstore import (
     Add,
     AsofError,
+    Closed,
     Delete,
     EventConflict,
-    InvalidInstant,
+    InvalidOperation,
     MemoryExists,
     PositionConflict,
     Update,
     VersionConflict,
 )
 from eventstore.testing.clocks import MICROSECOND, START, ManualClock, jumps
+from eventstore.testing.contract_reads import ReadsContract
 from eventstore.testing.filters import filters
-from eventstore.testing.instants import instants
-from eventstore.testing.model import ModelEvent, ModelStore, json_of
+from eventstore.testing.model import ModelStore
 from eventstore.testing.operations import History, histories, invalid_operations
-from eventstore.testing.profiles import scaled
-from eventstore.testing.values import vectors
+from eventstore.testing.telling import OpenStore, contract_property, everything, new_name, told
 
 __all__ = ["EventStoreContract", "OpenStore"]
 
-OpenStore: TypeAlias = Callable[..., Any]
 
-# The fixture gives a factory: every derived class has its own, and every example opens a history of its own through it.
-_property = settings(
-    max_examples=scaled(15),
-    deadline=None,
-    suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.differing_executors],
-)
-
-
-class EventStoreContract:
+class EventStoreContract(ReadsContract):
     """What a store of histories must do. Derive a test class from it and provide the fixture `open_store`.
 
     `open_store(name=None, *, clock)` opens the history of that name as a store with the methods of
@@ -58,18 +46,13 @@ class EventStoreContract:
 
     durable = True
 
-    @pytest.fixture
-    def open_store(self) -> OpenStore:
-        """The factory: to be overridden."""
-        raise NotImplementedError(f"{type(self).__name__} has to define the fixture open_store")
-
     def _needs_durability(self) -> None:
         if not self.durable:
             pytest.skip("the store keeps nothing when it is closed")
 
     # 1: an acknowledged append is on disk, all of it or nothing
 
-    @_property
+    @contract_property
     @given(history=histories(1))
     def test_an_acknowledged_append_survives_closing(self, open_store: OpenStore, history: History) -> None:
         """Invariant 1: what was acknowledged is there when the history is opened again, to the last event."""
@@ -83,7 +66,7 @@ class EventStoreContract:
         assert again.position == len(recorded)
         assert list(again.events()) == recorded
 
-    @_property
+    @contract_property
     @given(history=histories(1, 4), data=st.data())
     def test_an_append_is_all_there_or_not_at_all(
         self, open_store: OpenStore, history: History, data: st.DataObject
@@ -118,7 +101,7 @@ class EventStoreContract:
 
     # 2: positions, times, versions, links and the chain
 
-    @_property
+    @contract_property
     @given(history=histories(1))
     def test_positions_have_no_gaps(self, open_store: OpenStore, history: History) -> None:
         """Invariant 2: positions are 1, 2, 3 ... in the order of the appends and of the operations in them."""
@@ -131,7 +114,7 @@ class EventStoreContract:
         ]
         assert store.position == store.head.position == len(operations)
 
-    @_property
+    @contract_property
     @given(history=histories(1), steps=st.lists(jumps(), min_size=8, max_size=8))
     def test_an_append_is_one_instant(self, open_store: OpenStore, history: History, steps: list[timedelta]) -> None:
         """Invariant 2: the events of an append share `recorded_at`, so that no instant cuts it in two."""
@@ -143,7 +126,7 @@ class EventStoreContract:
             assert store.position_at(batch[0].recorded_at) == batch[-1].position
             assert store.position_at(batch[0].recorded_at - MICROSECOND) == batch[0].position - 1
 
-    @_property
+    @contract_property
     @given(history=histories(2), steps=st.lists(jumps(), min_size=8, max_size=8))
     def test_the_next_append_is_strictly_later(
         self, open_store: OpenStore, history: History, steps: list[timedelta]
@@ -154,7 +137,19 @@ class EventStoreContract:
         assert all(before < after for before, after in pairwise(instants))
         assert [event.recorded_at for event in store.events()] == sorted(event.recorded_at for event in store.events())
 
-    @_property
+    def test_an_append_is_recorded_at_the_time_of_the_clock(self, open_store: OpenStore) -> None:
+        """Invariant 2: `recorded_at` is the clock's time, or where that is later a microsecond past the one before."""
+        clock = ManualClock()
+        store = open_store(clock=clock)
+        recorded = []
+        for seconds in (0, 5, -1, 0, 86400):
+            clock.move(seconds=seconds)
+            recorded.append(store.append([Add(content="x", vector=[1.0])])[0].recorded_at)
+        later = [timedelta(), timedelta(seconds=5), timedelta(seconds=5, microseconds=1)]
+        later += [timedelta(seconds=5, microseconds=2), timedelta(seconds=86404)]
+        assert recorded == [START + each for each in later]
+
+    @contract_property
     @given(history=histories(1))
     def test_versions_count_by_one_and_link_back(self, open_store: OpenStore, history: History) -> None:
         """Invariant 2: a memory's versions are 1, 2, 3 ..., also past a DELETE; `prev_seq` is its event before."""
@@ -162,7 +157,7 @@ class EventStoreContract:
         events = list(store.events())
         assert [(e.version, e.prev_seq) for e in events] == [(e.version, e.prev_seq) for e in model.events]
 
-    @_property
+    @contract_property
     @given(history=histories(1))
     def test_the_head_commits_to_everything_before_it(self, open_store: OpenStore, history: History) -> None:
         """Invariant 2: each event has its own hash in the chain, and what is appended later changes none."""
@@ -174,168 +169,10 @@ class EventStoreContract:
             assert store.head.hash == heads[-1]
         assert len(set(heads)) == len(heads)
         assert [store.hash_at(position) for position in range(len(heads))] == heads
+        assert [store.head_at(position).hash for position in range(len(heads))] == heads
         assert store.hash_at(len(heads)) is None
 
-    # 3: the state at any position is the fold of the events up to it
-
-    @_property
-    @given(history=histories(), data=st.data())
-    def test_the_state_at_a_position_is_the_fold_up_to_it(
-        self, open_store: OpenStore, history: History, data: st.DataObject
-    ) -> None:
-        """Invariant 3: memories, count and get as of any position or instant are the naive fold up to there."""
-        store, model = told(open_store, history)
-        for moment in (None, data.draw(instants(store)), data.draw(instants(store))):
-            expected = model.state(moment)
-            assert [told_form(memory) for memory in store.memories(as_of=moment)] == [
-                told_form(memory) for memory in expected.values()
-            ]
-            assert store.count(as_of=moment) == len(expected)
-            for memory_id in {event.memory_id for event in model.events}:
-                found = store.get(memory_id, as_of=moment)
-                assert (None if found is None else told_form(found)) == (
-                    told_form(expected[memory_id]) if memory_id in expected else None
-                )
-
-    @_property
-    @given(history=histories(1), data=st.data())
-    def test_events_are_read_back_as_they_were_recorded(
-        self, open_store: OpenStore, history: History, data: st.DataObject
-    ) -> None:
-        """Invariant 3: `events` gives all of them in order, with the state after each; bounds are `(after, upto]`."""
-        store, model = told(open_store, history)
-        first, last = sorted(data.draw(st.lists(st.integers(0, model.position), min_size=2, max_size=2)))
-        expected = [event_form(event) for event in model.events]
-        assert [event_form(event) for event in store.events()] == expected
-        assert [event_form(event) for event in store.events(after=first, upto=last)] == expected[first:last]
-        assert [event_form(event) for event in store.events(reverse=True)] == expected[::-1]
-
-    @_property
-    @given(history=histories(1))
-    def test_an_update_keeps_what_it_does_not_give(self, open_store: OpenStore, history: History) -> None:
-        """Invariant 3: an update changes content, vector and metadata one by one; what is not given stays."""
-        store, model = told(open_store, history)
-        for event, before in zip(store.events(), model.events, strict=True):
-            assert event_form(event) == event_form(before)
-        memory = store.add("old", vector=[1.0, 2.0, 3.0, 4.0], memory_id="kept", metadata={"n": 1})
-        assert store.update("kept", metadata={}).content == "old"
-        vector = store.update("kept", "new", vector=[4.0, 3.0, 2.0, 1.0]).vector
-        found = store.get("kept")
-        assert (found.content, found.metadata, found.created_at) == ("new", {}, memory.recorded_at)
-        assert vector.tolist() == store.vectors(["kept"])[1][0].tolist() == [4.0, 3.0, 2.0, 1.0]
-
-    @_property
-    @given(numbers=st.lists(vectors(5), min_size=1, max_size=6))
-    def test_vectors_are_bit_for_bit(self, open_store: OpenStore, numbers: list[list[float]]) -> None:
-        """Invariant 3: a vector is read back as the float32 numbers that were given, -0.0 and denormals too."""
-        store = open_store(clock=ManualClock())
-        store.append([Add(memory_id=str(at), content="", vector=each) for at, each in enumerate(numbers)])
-        expected = np.array(numbers, dtype="<f4")
-        ids, matrix = store.vectors()
-        assert (ids, matrix.dtype) == ([str(at) for at in range(len(numbers))], np.float32)
-        assert matrix.tobytes() == expected.tobytes()
-        assert b"".join(event.embedding for event in store.events()) == expected.tobytes()
-
-    @_property
-    @given(history=histories(1), data=st.data())
-    def test_the_past_does_not_change(self, open_store: OpenStore, history: History, data: st.DataObject) -> None:
-        """Invariant 3: what a position or an instant answered it answers for ever, whatever is recorded later."""
-        clock = ManualClock()
-        store = open_store(clock=clock)
-        answers: list[tuple[Any, list[Any]]] = []
-        for operations in history:
-            clock.now += data.draw(jumps())
-            store.append(operations)
-            for moment in (store.position, data.draw(instants(store).filter(lambda moment: moment is not None))):
-                answers.append((moment, store.memories(as_of=moment)))
-        for moment, answer in answers:
-            assert store.memories(as_of=moment) == answer
-
-    def test_an_instant_that_was_answered_is_closed(self, open_store: OpenStore) -> None:
-        """Invariant 3: nothing is recorded at or before an instant that was answered, though the clock be set back."""
-        clock = ManualClock()
-        store = open_store(clock=clock)
-        store.add("x", vector=[1.0], memory_id="a")
-        clock.move(seconds=10)
-        asked = clock.now
-        assert store.count(as_of=asked) == 1
-        clock.move(seconds=-9)
-        assert store.add("y", vector=[1.0], memory_id="b").recorded_at > asked
-        assert store.count(as_of=asked) == 1
-
-    def test_an_instant_to_come_is_refused(self, open_store: OpenStore) -> None:
-        """Invariant 3: an instant later than clock and head, or without a zone, or no position, has no answer yet."""
-        clock = ManualClock()
-        store = open_store(clock=clock)
-        store.add("x", vector=[1.0], memory_id="a")
-        clock.move(hours=-1)
-        head = store.head.recorded_at
-        assert store.count(as_of=head) == 1
-        for moment in (head + MICROSECOND, START.replace(tzinfo=None), store.position + 1, -1, "yesterday"):
-            with pytest.raises(InvalidInstant):
-                store.memories(as_of=moment)
-
-    @_property
-    @given(history=histories(1))
-    def test_a_deleted_memory_is_gone_from_every_read(self, open_store: OpenStore, history: History) -> None:
-        """Invariant 3: no read of the present has a deleted memory, its content or its vector; the past has."""
-        store, model = told(open_store, history)
-        state = model.state()
-        if not state:
-            store.add("x", vector=[1.0] * 4, memory_id="a")
-        ended = next(iter(state), "a")
-        before = store.position
-        event = store.delete(ended)
-        assert (event.content, event.metadata, event.embedding) == (None, None, None)
-        assert store.get(ended) is None
-        assert ended not in {memory.memory_id for memory in store.memories()}
-        assert ended not in store.vectors()[0]
-        assert store.count() == max(len(state), 1) - 1
-        assert store.get(ended, as_of=before) is not None
-
-    def test_a_deleted_memory_can_be_added_again(self, open_store: OpenStore) -> None:
-        """Invariant 3: a new life has nothing of the one before but its id and its history."""
-        clock = ManualClock()
-        store = open_store(clock=clock)
-        store.add("old", vector=[1.0, 2.0], memory_id="a", metadata={"n": 1})
-        store.delete("a")
-        clock.move(seconds=1)
-        event = store.add("new", vector=[3.0, 4.0], memory_id="a")
-        found = store.get("a")
-        assert (found.version, found.content, found.metadata) == (3, "new", {})
-        assert (found.created_at, found.updated_at) == (event.recorded_at, None)
-        assert store.vectors(["a"])[1][0].tolist() == [3.0, 4.0]
-
-    @_property
-    @given(history=histories(1), data=st.data())
-    def test_a_filter_sees_the_metadata_of_then(
-        self, open_store: OpenStore, history: History, data: st.DataObject
-    ) -> None:
-        """Invariant 3: a filter as of a moment looks at the metadata that were in force at that moment."""
-        store, model = told(open_store, history)
-        position = data.draw(st.integers(0, model.position))
-        chosen = data.draw(filters([event.metadata for event in model.events if event.metadata is not None]))
-        expected = [event.memory_id for event in model.state(position).values() if chosen.matches(event.metadata or {})]
-        assert [memory.memory_id for memory in store.memories(chosen.filter, as_of=position)] == expected
-        assert store.count(chosen.filter, as_of=position) == len(expected)
-        assert store.vectors(filter=chosen.filter, as_of=position)[0] == expected
-
-    @_property
-    @given(history=histories(1))
-    def test_the_history_says_before_and_after(self, open_store: OpenStore, history: History) -> None:
-        """Invariant 3: a memory's history has each of its events, with the content before and after it."""
-        store, model = told(open_store, history)
-        for memory_id in {event.memory_id for event in model.events}:
-            expected = [
-                (event.position, event.type, event.before, event.content, event.version)
-                for event in model.chosen(memory_id=memory_id)
-            ]
-            assert [
-                (each.position, each.event, each.old_memory, each.new_memory, each.version)
-                for each in store.history(memory_id)
-            ] == expected
-
-    @_property
+    @contract_property
     @given(history=histories(1), data=st.data())
     def test_delete_where_deletes_what_matches(
         self, open_store: OpenStore, history: History, data: st.DataObject
@@ -350,9 +187,47 @@ class EventStoreContract:
         assert len({event.recorded_at for event in events}) <= 1
         assert [each.memory_id for each in store.memories()] == [each for each in model.state() if each not in doomed]
 
+    def test_delete_where_needs_to_be_told_what(self, open_store: OpenStore) -> None:
+        """Invariant 6: without a filter nothing is deleted, unless everything is to be."""
+        store, _ = told(open_store, [[Add(memory_id=name, content="x", vector=[1.0]) for name in "ab"]])
+        for call in (store.delete_where, lambda: store.delete_where(None), lambda: store.delete_where({})):
+            with pytest.raises(InvalidOperation):
+                call()
+        assert store.count() == 2
+        assert [event.memory_id for event in store.delete_where(everything=True)] == ["a", "b"]
+        assert store.count() == 0
+
+    def test_many_memories_are_added_in_one_append(self, open_store: OpenStore) -> None:
+        """Invariants 1 and 6: `add_many` adds all, in order and at one instant, or where one is refused none."""
+        store = open_store(clock=ManualClock())
+        numbers, metadatas = [[1.0, 2.0], [3.0, 4.0], [5.0, 6.0]], [{"n": 1}, None, {}]
+        events = store.add_many(
+            ["x", "y", "z"], vectors=numbers, memory_ids=["a", None, "c"], metadatas=metadatas, actor_id="ann"
+        )
+        assert list(store.events()) == list(events)
+        assert [(event.type, event.content, event.actor_id) for event in events] == [
+            ("ADD", one, "ann") for one in "xyz"
+        ]
+        assert [event.vector.tolist() for event in events] == numbers
+        assert [event.metadata for event in events] == [{"n": 1}, {}, {}]
+        assert (events[0].memory_id, events[2].memory_id) == ("a", "c")
+        assert len({event.recorded_at for event in events}) == 1
+        with pytest.raises(MemoryExists):
+            store.add_many(["new", "old"], vectors=numbers[:2], memory_ids=["d", "a"])
+        assert store.position == 3
+
+    def test_what_has_no_name_gets_one_of_its_own(self, open_store: OpenStore) -> None:
+        """Invariant 6: memories and events that are given no id have one that no other has."""
+        store = open_store(clock=ManualClock())
+        events = [store.add("x", vector=[1.0]) for _ in range(3)]
+        events += store.append([Add(content="x", vector=[1.0])] * 3)
+        events += store.add_many(["x"] * 3, vectors=[[1.0]] * 3)
+        assert len({event.memory_id for event in events}) == len({event.event_id for event in events}) == 9
+        assert store.count() == 9
+
     # 6: what fails changes nothing; what is tried again happens once
 
-    @_property
+    @contract_property
     @given(history=histories(1), data=st.data())
     def test_a_refused_operation_changes_nothing(
         self, open_store: OpenStore, history: History, data: st.DataObject
@@ -385,6 +260,21 @@ class EventStoreContract:
         assert store.add("x", vector=[1.0], memory_id="a", event_id="e1") == first
         assert store.position == 2
 
+    def test_an_append_that_is_tried_again_is_recorded_once(self, open_store: OpenStore) -> None:
+        """Invariant 6: its events come back as they were, though the memory has moved on; what is new is recorded."""
+        store = open_store(clock=ManualClock())
+        whole = [
+            Add(memory_id="a", content="x", vector=[1.0], event_id="e1"),
+            Update(memory_id="a", metadata={"n": 1}, expected_version=1, event_id="e2"),
+        ]
+        first = list(store.append(whole))
+        ended = store.delete("a")
+        assert list(store.append(whole)) == first
+        assert store.update("a", metadata={"n": 1}, expected_version=1, event_id="e2") == first[1]
+        again = store.append([*whole, Add(memory_id="b", content="y", vector=[2.0])])
+        assert [event.position for event in again] == [1, 2, 4]
+        assert list(store.events()) == [*first, ended, again[2]]
+
     def test_of_two_who_expect_a_version_one_wins(self, open_store: OpenStore) -> None:
         """Invariant 6: an operation that expects another version or position than there is is refused."""
         store = open_store(clock=ManualClock())
@@ -403,46 +293,14 @@ class EventStoreContract:
         assert store.position == 2
         assert store.append([Delete(memory_id="a", expected_version=2)], expected_position=2)[0].version == 3
 
-
-_names = iter(range(10**9))
-
-
-def new_name() -> str:
-    """A name that no history has had in this process."""
-    return f"history-{next(_names)}"
-
-
-def told(open_store: OpenStore, history: History) -> tuple[Any, ModelStore]:
-    """A store and a model that were both told the same history."""
-    store, model = open_store(clock=ManualClock()), ModelStore()
-    for operations in history:
-        store.append(operations)
-        model.append(operations, START)
-    return store, model
-
-
-def everything(store: Any) -> tuple[Any, ...]:
-    """All that a store can be asked about its history."""
-    return store.head, list(store.events()), store.memories()
-
-
-def told_form(memory: Any) -> tuple[Any, ...]:
-    """What a memory and the model's event have in common."""
-    updated = memory.recorded_at if isinstance(memory, ModelEvent) and memory.type == "UPDATE" else None
-    if not isinstance(memory, ModelEvent):
-        updated = memory.updated_at
-    return (
-        memory.memory_id,
-        memory.position,
-        memory.version,
-        memory.content,
-        json_of(memory.metadata),
-        memory.created_at,
-        updated,
-    )
-
-
-def event_form(event: Any) -> tuple[Any, ...]:
-    """What an event and the model's have in common."""
-    fields: Sequence[str] = ("position", "memory_id", "version", "prev_seq", "type", "content", "embedding")
-    return (*(getattr(event, name) for name in fields), json_of(event.metadata))
+    def test_a_closed_store_says_so(self, open_store: OpenStore) -> None:
+        """Invariant 6: what is asked of a closed store raises `Closed`; closing it again does nothing."""
+        store = open_store(clock=ManualClock())
+        store.add("x", vector=[1.0], memory_id="a")
+        assert not store.closed
+        store.close()
+        store.close()
+        assert store.closed
+        for asked in (lambda: store.delete("a"), lambda: store.get("a"), lambda: list(store.events())):
+            with pytest.raises(Closed):
+                asked()

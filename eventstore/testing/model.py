@@ -28,7 +28,8 @@ from eventstore.testing.clocks import START
 
 __all__ = ["ModelEvent", "ModelStore", "embedding_of", "json_of"]
 
-_CONTEXT = ("event_id", "actor_id", "role", "reason", "correlation_id", "causation_id")
+CONTEXT = ("actor_id", "role", "reason", "correlation_id", "causation_id")
+"""What an operation says beside the change itself, but for `event_id` and `occurred_at`: text or nothing."""
 
 
 @dataclass(frozen=True)
@@ -36,8 +37,8 @@ class ModelEvent:
     """An event as the model has it, with the memory's state after it.
 
     `content`, `metadata` and `embedding` are None after a DELETE. `before` is the content before the event, None for
-    an ADD; `created_at` is when this life of the memory began. `event_id` and
-    the rest of the context are what the operation said.
+    an ADD; `created_at` is when this life of the memory began. `event_id`, `occurred_at` and the rest of the context
+    are what the operation said.
     """
 
     position: int
@@ -57,6 +58,7 @@ class ModelEvent:
     reason: str | None = None
     correlation_id: str | None = None
     causation_id: str | None = None
+    occurred_at: datetime | None = None
 
     @property
     def vector(self) -> list[float] | None:
@@ -153,7 +155,8 @@ class ModelStore:
             metadata=copy.deepcopy(metadata),
             embedding=embedding,
             before=None if last is None else last.content,
-            **{name: getattr(source, name) for name in _CONTEXT},
+            occurred_at=_as_datetime(source.occurred_at),
+            **{name: getattr(source, name) for name in ("event_id", *CONTEXT)},
         )
 
     def _embedding(self, operation: Add | Update) -> bytes | None:
@@ -235,6 +238,12 @@ class ModelStore:
 def _same(where: str, what: str, found: object, expected: object) -> None:
     if found != expected:
         raise AssertionError(f"{where} has {what} {found!r}, and after those before it that is {expected!r}")
+
+
+def _as_datetime(instant: datetime | str | None) -> datetime | None:
+    if not isinstance(instant, str):
+        return instant
+    return datetime.fromisoformat(instant.replace("Z", "+00:00"))  # which Python 3.10 does not read as UTC
 
 
 def embedding_of(vector: Sequence[float]) -> bytes:

@@ -8,7 +8,7 @@ from __future__ import annotations
 import functools
 from collections.abc import Mapping
 from dataclasses import dataclass
-from datetime import datetime
+from datetime import datetime, timedelta
 from typing import Any
 
 from hypothesis import strategies as st
@@ -28,6 +28,7 @@ from eventstore import (
     Update,
     VersionConflict,
 )
+from eventstore.testing.clocks import START
 from eventstore.testing.model import ModelEvent
 from eventstore.testing.values import IDS, contents, memory_ids, vectors
 from eventstore.testing.values import metadata as metadatas
@@ -40,7 +41,10 @@ History = list[list[Operation]]
 _CONTEXT = {
     "actor_id": st.sampled_from(["ann", "bob"]),
     "role": st.sampled_from(["user", "assistant"]),
+    "reason": st.sampled_from(["said so", ""]),
     "correlation_id": st.sampled_from(["chat-1", "chat-2"]),
+    "causation_id": st.just("a message"),
+    "occurred_at": st.sampled_from([START - timedelta(days=1), START + timedelta(days=400, microseconds=1)]),
 }
 
 
@@ -121,7 +125,7 @@ def histories(
 
     They add, update what is given and keep the rest, delete, add again, and build on themselves within an append.
     Every append succeeds on an empty store that sees the ones before it. `text_only` leaves vectors out now and
-    then, for stores with an embedder of `dim` numbers; `context` sets actors, roles and correlation ids;
+    then, for stores with an embedder of `dim` numbers; `context` says who, why and when in the world;
     `metadata` draws other ones than the kit's. Shrinks to few, small operations, whatever is left out of the middle.
     """
     wishes = st.lists(_wishes(dim, ids, text_only, context, metadata), min_size=1, max_size=batch)
@@ -224,7 +228,12 @@ def invalid_operations(
                 Refused(Update(memory_id=name, content="x", vector=good), MemoryNotFound),
             ]
             continue
-        wrong = before.version + 1
+        wrong, stale = before.version + 1, before.version - 1
+        if stale:  # what it was when somebody read it, and is not any more
+            found += [
+                Refused(Delete(memory_id=name, expected_version=stale), VersionConflict),
+                Refused(Update(memory_id=name, metadata={}, expected_version=stale), VersionConflict),
+            ]
         found += [
             Refused(Add(memory_id=name, content="x", vector=good), MemoryExists),
             Refused(Delete(memory_id=name, expected_version=wrong), VersionConflict),

@@ -4,7 +4,8 @@ Part of `asof[testing]`. docs/reference/testing.md.
 """
 
 from projections.testing.consistent import assert_consistent
-from projections.testing.contract import ProjectionContract, SearchContract
+from projections.testing.contract import ProjectionContract
+from projections.testing.contract_search import SearchContract
 from projections.testing.search import Found, brute_force_search, score_of
 
 __all__ = [

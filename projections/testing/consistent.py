@@ -8,13 +8,14 @@ from typing import Any
 
 from eventstore import AsOf, EventStore
 from eventstore.testing import ModelEvent, ModelStore
-from eventstore.testing.model import json_of
+from eventstore.testing.model import CONTEXT, json_of
 from projections.projection import Projection, project
-from projections.testing.search import brute_force_search
+from projections.testing.search import brute_force_search, difference
 
 __all__ = ["assert_consistent"]
 
 _QUERIES = 4
+_ASKED = ("type", "memory_id", "version", "prev_seq", "content", "recorded_at", "created_at", "occurred_at")
 
 
 def assert_consistent(
@@ -26,10 +27,11 @@ def assert_consistent(
 ) -> None:
     """Compare a store and its projections with the naive fold of the history, as of an instant or position.
 
-    Of the store: events, memories, count, get and vectors. A projection is brought up to the moment first; then
-    what it offers of `contents(as_of=...)`, `search(query, k, as_of=...)` and `faults()` is compared: rows and
-    vectors bit for bit, searches for `queries` (by default the vectors of a few live memories) with brute force,
-    ids, scores and order. Another projection has its position compared, and what is in it is for its own test.
+    Of the store: events, memories, count, get and vectors, as of the position that is meant and in the way that was
+    asked for. A projection is brought up to the moment first; then what it offers of `contents(as_of=...)`,
+    `search(query, k, as_of=...)` and `faults()` is compared: rows and vectors bit for bit, searches for `queries` (by
+    default the vectors of a few live memories) with brute force, ids, scores and order, and what the hits say with
+    the memories. Another projection has its position compared, and what is in it is for its own test.
 
     `model` says what was asked for; without one the store's own events are what it is held to.
 
@@ -40,8 +42,8 @@ def assert_consistent(
     _same("the store", f"the number of events up to position {position}", history.position, position)
     if model is not None:
         _compare_with_model(history, model, position)
-    state = history.state()
-    _compare_reads(store, state, position)
+    _compare_reads(store, history, position)
+    _compare_ways_of_asking(store, history, position, as_of)
     for projection in projections:
         _compare_projection(projection, store, history, position, queries)
 
@@ -58,7 +60,7 @@ def _compare_with_model(history: ModelStore, model: ModelStore, position: int) -
             f"{history.events[model.position].type} of {history.events[model.position].memory_id!r}"
         )
     for found, asked in zip(history.events, model.events, strict=False):
-        for name in ("type", "memory_id", "version", "prev_seq", "content", "recorded_at", "created_at"):
+        for name in (*_ASKED, *CONTEXT):
             _asked(found, name, getattr(found, name), getattr(asked, name))
         _asked(found, "metadata", json_of(found.metadata), json_of(asked.metadata))
         _asked(found, "vector", _shown(found.embedding), _shown(asked.embedding))
@@ -72,7 +74,8 @@ def _asked(event: ModelEvent, what: str, found: Any, expected: Any) -> None:
         )
 
 
-def _compare_reads(store: EventStore, state: dict[str, ModelEvent], position: int) -> None:
+def _compare_reads(store: EventStore, history: ModelStore, position: int) -> None:
+    state = history.state()
     at = f"as of position {position}"
     who = f"the store {at}"
     memories = store.memories(as_of=position)
@@ -80,17 +83,44 @@ def _compare_reads(store: EventStore, state: dict[str, ModelEvent], position: in
     for memory in memories:
         expected = state[memory.memory_id]
         what = f"memory {memory.memory_id!r}"
-        for name in ("content", "version", "position", "created_at"):
+        for name in ("content", "version", "position", "created_at", "actor_id", "role"):
             _same(who, f"the {name} of {what}", getattr(memory, name), getattr(expected, name))
         _same(who, f"the metadata of {what}", json_of(memory.metadata), json_of(expected.metadata))
         updated = expected.recorded_at if expected.type == "UPDATE" else None
         _same(who, f"updated_at of {what}", memory.updated_at, updated)
         _same(who, f"what get() gives for {what}", store.get(memory.memory_id, as_of=position), memory)
+    for memory_id in _ids(history) - set(state):
+        _same(who, f"what get() gives for {memory_id!r}", store.get(memory_id, as_of=position), None)
     _same(who, "the count of memories", store.count(as_of=position), len(state))
     ids, matrix = store.vectors(as_of=position)
     _compare_ids(f"vectors() of {who}", ids, list(state))
     for memory_id, row in zip(ids, matrix, strict=True):
         _same(who, f"the vector of memory {memory_id!r}", _shown(row.tobytes()), _shown(state[memory_id].embedding))
+
+
+def _compare_ways_of_asking(store: EventStore, history: ModelStore, position: int, as_of: AsOf) -> None:
+    """That an instant, or nothing for now, gets the answers of the position that it means."""
+    if isinstance(as_of, int):
+        return
+    asked, who = ({}, "the store now") if as_of is None else ({"as_of": as_of}, f"the store as of {as_of}")
+    found = _answers(store, history, asked)
+    if as_of is None and store.position != position:
+        return  # something was recorded meanwhile, by another: now is another moment
+    for (what, given), (_, right) in zip(found, _answers(store, history, {"as_of": position}), strict=True):
+        if given != right:
+            raise AssertionError(f"{who} gives for {what} {given!r}; as of position {position} it is {right!r}")
+
+
+def _answers(store: EventStore, history: ModelStore, asked: dict[str, Any]) -> list[tuple[str, Any]]:
+    ids, matrix = store.vectors(**asked)
+    memories = store.memories(**asked)
+    found: list[tuple[str, Any]] = [("memories()", memories), ("count()", store.count(**asked))]
+    found += [("vectors()", (ids, [row.tobytes() for row in matrix]))]
+    return found + [(f"get({memory_id!r})", store.get(memory_id, **asked)) for memory_id in sorted(_ids(history))]
+
+
+def _ids(history: ModelStore) -> set[str]:
+    return {event.memory_id for event in history.events}
 
 
 def _compare_ids(who: str, found: list[str], expected: list[str]) -> None:
@@ -162,6 +192,9 @@ def _compare_search(who: str, projection: Any, history: ModelStore, query: list[
         missing = [memory_id for memory_id, _ in expected if memory_id not in dict(found)]
         lacks = f": memory {missing[0]!r} is missing" if missing else ""
         raise AssertionError(f"{where} finds {len(found)} memories of {len(expected)}{lacks}")
+    for hit in hits:
+        if wrong := difference(hit, history.events[hit.position - 1]):
+            raise AssertionError(f"{where} says that {wrong}")
 
 
 def _shown(embedding: bytes | None) -> Any:

@@ -8,9 +8,10 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 from eventstore import AsOf, EventStore
-from eventstore.testing import CheckedFilter, ModelStore
+from eventstore.testing import CheckedFilter, ModelEvent, ModelStore
+from eventstore.testing.model import json_of
 
-__all__ = ["Found", "brute_force_search", "score_of"]
+__all__ = ["Found", "brute_force_search", "difference", "score_of"]
 
 
 class Found(NamedTuple):
@@ -59,6 +60,22 @@ def brute_force_search(
     ]
     best = sorted(found, key=lambda each: (-each.score, each.position))[:k]
     return [each for each in best if min_score is None or each.score >= min_score]
+
+
+def difference(hit: Any, event: ModelEvent) -> str | None:
+    """What a hit says of its memory that is not what the event left, in words; None where all of it is right.
+
+    Compared are `memory_id`, `version` and what it has of `content`, `metadata`, `created_at` and `updated_at`.
+    """
+    updated = event.recorded_at if event.type == "UPDATE" else None
+    right = {"memory_id": event.memory_id, "version": event.version}
+    right |= {"content": event.content, "created_at": event.created_at, "updated_at": updated}
+    for name, expected in right.items():
+        if (name in ("memory_id", "version") or hasattr(hit, name)) and getattr(hit, name) != expected:
+            return f"the {name} of {event.memory_id!r} is {getattr(hit, name)!r}; by the history it is {expected!r}"
+    if hasattr(hit, "metadata") and json_of(hit.metadata) != json_of(event.metadata):
+        return f"the metadata of {event.memory_id!r} are {hit.metadata!r}; by the history they are {event.metadata!r}"
+    return None
 
 
 def score_of(metric: str, query: Sequence[float], numbers: Sequence[float]) -> float:

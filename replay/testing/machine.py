@@ -2,13 +2,10 @@
 
 from __future__ import annotations
 
-import functools
 import os
-import shutil
-import tempfile
 import warnings
 from collections.abc import Callable, Sequence
-from dataclasses import replace
+from contextlib import suppress
 from datetime import datetime, timedelta
 from pathlib import Path
 from typing import Any
@@ -16,81 +13,34 @@ from typing import Any
 import pytest
 from hypothesis import note
 from hypothesis import strategies as st
-from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
+from hypothesis.stateful import invariant, precondition, rule
 
 import replay
 from eventstore import (
-    AsofError,
+    Delete,
     EventConflict,
     EventStore,
-    HashingEmbedder,
     InvalidInstant,
     InvalidOperation,
     Operation,
     Update,
 )
-from eventstore.testing import (
-    CheckedFilter,
-    ManualClock,
-    ModelEvent,
-    ModelStore,
-    Refused,
-    filters,
-    histories,
-    instants,
-    invalid_operations,
-    jumps,
-    operations,
-    vectors,
-)
-from eventstore.testing.model import json_of
-from projections import CheckpointWarning, VectorIndex, project
+from eventstore.testing import CheckedFilter, ModelEvent, Refused, jumps
+from eventstore.testing.model import CONTEXT, json_of
+from projections import CheckpointWarning, project
 from projections.testing import assert_consistent, brute_force_search
+from projections.testing.contract import Breaking, Broken
+from projections.testing.search import Found, difference
+from replay.testing import draws
+from replay.testing.base import MachineBase
 
 __all__ = ["MemoryMachine", "memory_machine"]
-
-# In memory where the system has such a place: thousands of databases are opened, closed and thrown away.
-_SCRATCH = "/dev/shm" if os.access("/dev/shm", os.W_OK | os.X_OK) else None
 
 OpenStore = Callable[["MemoryMachine"], Any]
 OpenProjection = Callable[["MemoryMachine"], Any]
 
 
-def _now(strategy: Callable[[MemoryMachine], st.SearchStrategy[Any]]) -> st.SearchStrategy[Any]:
-    """A strategy that depends on where the machine is: so that a rule's arguments are values, printed as code."""
-    return st.runner().flatmap(strategy)
-
-
-def _batches(machine: MemoryMachine) -> st.SearchStrategy[Any]:
-    ids = tuple(f"{name}{machine.model.position}" for name in "xy")
-    return histories(1, 1, dim=machine.dim, ids=ids, text_only=True).map(lambda history: history[0])
-
-
-def _filters(machine: MemoryMachine) -> st.SearchStrategy[CheckedFilter]:
-    return filters([each.metadata or {} for each in machine.model.state().values()])
-
-
-def _refused(machine: MemoryMachine) -> st.SearchStrategy[Refused]:
-    return invalid_operations(machine.model.state(), dim=machine.dim if machine.model.events else None, ids=machine.ids)
-
-
-@functools.lru_cache
-def _cached_vectors(dim: int) -> st.SearchStrategy[list[float]]:
-    return vectors(dim)
-
-
-@functools.lru_cache
-def _cached_lists(dim: int) -> st.SearchStrategy[list[list[float]]]:
-    return st.lists(vectors(dim), min_size=1, max_size=9)
-
-
-_operation = _now(lambda machine: operations(machine.model.state(), dim=machine.dim, ids=machine.ids, text_only=True))
-_vector = _now(lambda machine: _cached_vectors(machine.dim))
-_vectors = _now(lambda machine: _cached_lists(machine.dim))
-_moment = _now(lambda machine: instants(machine.store))
-
-
-class MemoryMachine(RuleBasedStateMachine):
+class MemoryMachine(MachineBase):
     """Drives a store, its projections and a model of both, in any order, and compares them after every step.
 
     Its rules: valid operations alone and in batches, many adds, deletes by filter, operations that must be refused,
@@ -110,123 +60,33 @@ class MemoryMachine(RuleBasedStateMachine):
         model: a `ModelStore` that has every event recorded so far.
     """
 
-    dim = 8
-    ids: tuple[str, ...] = ("a", "b", "c", "d")
-
-    def __init__(self) -> None:
-        super().__init__()
-        self._folders: list[Path] = []
-        self.folder = self._new_folder()
-        self.clock = ManualClock()
-        self.model: ModelStore = ModelStore(embed=lambda texts: self.store.embed(texts))
-        self.answered: dict[datetime, int] = {}
-        self.store: Any = None
-        self.projections: list[Any] = []
-        try:
-            self._open()
-        except BaseException:
-            self.teardown()
-            raise
-
-    # To be overridden
-
-    def open_store(self) -> Any:
-        """Open the store, by default an `EventStore` in `self.folder`. Called again after each close and crash."""
-        return EventStore(
-            self.folder / "memory.db", embedder=HashingEmbedder(self.dim), clock=self.clock, durability="normal"
-        )
-
-    def open_projections(self) -> Sequence[Any]:
-        """Open the projections of `self.store`, by default one `VectorIndex` in small segments."""
-        return [VectorIndex(self.store, segment_rows=4)]
-
-    def opened(self) -> None:
-        """Called when store and projections were opened, again after each close and crash: the place for what
-        the application makes of them."""
-
-    def crashed(self) -> None:
-        """Make of `self.folder` what a crash would leave: by default a copy of it as it is, nothing closed.
-
-        Called while everything is open. A store that is kept elsewhere has to override it.
-        """
-        left = self._new_folder()
-        shutil.copytree(self.folder, left, dirs_exist_ok=True)
-        self.folder = left
-
-    # Life and death
-
-    def _new_folder(self) -> Path:
-        self._folders.append(Path(tempfile.mkdtemp(prefix="asof-machine-", dir=_SCRATCH)))
-        return self._folders[-1]
-
-    def _open(self) -> None:
-        self.store = self.open_store()
-        self.projections = list(self.open_projections())
-        # What was answered past the head holds for as long as the store is open: it is not on disk.
-        head = self.model.events[-1].recorded_at if self.model.events else None
-        self.answered = {at: position for at, position in self.answered.items() if head is not None and at <= head}
-        self.opened()
-
-    def _close(self) -> None:
-        # The store first: an index that finds it closed lets go without a checkpoint, as when a process ends.
-        for each in [self.store, *self.projections]:
-            if hasattr(each, "close"):
-                each.close()
-
-    def teardown(self) -> None:
-        """Close everything and remove the folder."""
-        if self.store is not None:
-            self._close()
-        for folder in self._folders:
-            shutil.rmtree(folder, ignore_errors=True)
-
-    # What the model learns
-
-    def sync(self) -> list[ModelEvent]:
-        """Let the model take what was recorded since; checks that it follows on what was there. The new events."""
-        return [self.model.observe(event) for event in self.store.events(after=self.model.position)]
-
-    def refused(self, error: type[BaseException], call: Callable[[], object]) -> None:
-        """Assert that a call raises an error of asof's and records nothing."""
-        before = self.store.head
-        with pytest.raises(error) as raised:
-            call()
-        assert isinstance(raised.value, AsofError), f"{raised.value!r} is no AsofError"
-        assert self.store.head == before, f"a refused operation moved the head from {before} to {self.store.head}"
-
-    def record(self, some: Sequence[Any]) -> list[ModelEvent]:
-        """Append valid operations, and compare what was recorded with what was asked for."""
-        events = self.store.append(some)
-        expected = self.model.append(some, events[0].recorded_at)
-        for number, (event, asked) in enumerate(zip(events, expected, strict=True)):
-            for name in ("position", "memory_id", "version", "prev_seq", "type", "recorded_at", "content", "embedding"):
-                found, right = getattr(event, name), getattr(asked, name)
-                assert found == right, f"event {event.position} has {name} {found!r}; asked for was {right!r}"
-            assert json_of(event.metadata) == json_of(asked.metadata)
-            self.model.events[expected[number].position - 1] = replace(asked, event_id=event.event_id)
-        return expected
-
     # Operations
 
-    @rule(operation=_operation)
+    @rule(operation=draws.operation)
     def append(self, operation: Operation) -> None:
         """One valid operation."""
         self.record([operation])
 
-    @rule(operations=_now(_batches))
+    @rule(operations=draws.batch)
     def append_many(self, operations: list[Operation]) -> None:
         """An append that builds on itself, on two memories that are its own."""
         self.record(operations)
 
-    @rule(vectors=_vectors)
+    @rule(vectors=draws.vector_list)
     def add_many(self, vectors: list[list[float]]) -> None:
         """Many memories at once, which get ids of their own."""
-        events = self.store.add_many([f"text {number}" for number in range(len(vectors))], vectors=vectors)
+        # Some with a value that few have, so that a filter chooses a few of many.
+        metadatas = [{"n": number % 3} if number % 2 else None for number in range(len(vectors))]
+        contents = [f"text {number}" for number in range(len(vectors))]
+        events = self.store.add_many(contents, vectors=vectors, metadatas=metadatas)
         assert [event.vector.tolist() for event in events] == vectors
+        assert [(event.content, event.metadata or None) for event in events] == list(
+            zip(contents, metadatas, strict=True)
+        )
         assert list(self.store.events(after=self.model.position)) == list(events)
         self.sync()
 
-    @rule(chosen=_now(_filters))
+    @rule(chosen=draws.filter_of_now)
     def delete_where(self, chosen: CheckedFilter) -> None:
         """Everything that matches a filter ends; without a filter that is refused."""
         if chosen.everything:
@@ -240,7 +100,7 @@ class MemoryMachine(RuleBasedStateMachine):
 
     # What must fail, and what is tried again
 
-    @rule(refused=_now(_refused), after=st.booleans())
+    @rule(refused=draws.refused_operation, after=st.booleans())
     def refuse(self, refused: Refused, after: bool) -> None:
         """An invalid operation raises its error, alone or after valid ones, and nothing is recorded."""
         about = refused.operation.memory_id
@@ -248,14 +108,17 @@ class MemoryMachine(RuleBasedStateMachine):
         self.refused(refused.error, lambda: self.store.append([*valid[:2], refused.operation]))
 
     @precondition(lambda self: self.model.events)
-    @rule(position=_now(lambda machine: st.integers(1, machine.model.position)))
+    @rule(position=draws.past_position)
     def retry(self, position: int) -> None:
-        """A deletion tried again under its event_id is recorded once; the id with something else is refused."""
+        """What is tried again under its event_id is recorded once; the id with something else is refused."""
         event = self.model.events[position - 1]
         self.refused(EventConflict, lambda: self.store.delete("never added", event_id=event.event_id))
-        if event.type == "DELETE":
-            said = {name: getattr(event, name) for name in ("actor_id", "role", "reason", "correlation_id")}
-            again = self.store.delete(event.memory_id, event_id=event.event_id, causation_id=event.causation_id, **said)
+        operation = self.asked.get(position)
+        if operation is None and event.type == "DELETE":  # by a filter or a rule of one's own
+            said: dict[str, Any] = {name: getattr(event, name) for name in (*CONTEXT, "occurred_at")}
+            operation = Delete(memory_id=event.memory_id, **said)
+        if operation is not None:
+            (again,) = self.store.append([operation.model_copy(update={"event_id": event.event_id})])
             assert again.position == position, f"a retry was recorded again, at {again.position}"
 
     # Time
@@ -282,16 +145,16 @@ class MemoryMachine(RuleBasedStateMachine):
 
     # Reads of any moment
 
-    @rule(as_of=_moment)
+    @rule(as_of=draws.moment)
     def everything_agrees(self, as_of: datetime | int | None) -> None:
         """As of any moment store, projections and model say the same."""
         assert_consistent(self.store, *self.projections, as_of=as_of, model=self.model)
 
     @rule(
-        query=_vector,
+        query=draws.vector | draws.known_vector,
         k=st.sampled_from([1, 2, 3, 12]),
-        as_of=_moment,
-        chosen=_now(_filters),
+        as_of=draws.moment,
+        chosen=draws.filter_of_now | draws.filter_of_any_time,
         min_score=st.none() | st.just(0.25),
     )
     def search(
@@ -303,24 +166,119 @@ class MemoryMachine(RuleBasedStateMachine):
         min_score: float | None,
     ) -> None:
         """Each projection that can be searched finds what brute force finds, filtered, as of any moment."""
-        position = self.store.position_at(as_of)
-        for projection in self.projections:
-            if not hasattr(projection, "search"):
-                continue
-            asked: dict[str, Any] = {"filter": chosen.filter, "min_score": min_score}
+        asked: dict[str, Any] = {"filter": chosen.filter, "min_score": min_score}
+        for projection in self._searched():
+            right = self._found(projection, query, k, chosen, as_of, min_score)
             hits = projection.search(query, k, as_of=as_of, **asked)
-            expected = brute_force_search(
-                self.model,
-                query,
-                k,
-                metric=getattr(projection, "metric", "cosine"),
-                filter=chosen,
-                as_of=position,
-                min_score=min_score,
-            )
-            found = [(hit.memory_id, hit.score, hit.position) for hit in hits]
-            assert found == expected, f"projection {projection.name!r} finds {found}; by brute force it is {expected}"
+            self._compare(projection, hits, right)
+            position = self.store.position_at(as_of)
             assert projection.search(query, k, as_of=position, **asked) == hits
+            if hasattr(projection, "search_many"):
+                back = [-number for number in query]
+                many = projection.search_many([query, back], k, as_of=as_of, **asked)
+                assert list(many) == [hits, projection.search(back, k, as_of=position, **asked)]
+
+    @precondition(lambda self: self.model.events)
+    @rule(query=draws.known_vector, chosen=draws.filter_of_any_time, as_of=draws.moment)
+    def search_among_few(self, query: list[float], chosen: CheckedFilter, as_of: datetime | int | None) -> None:
+        """Where a crowd is near and few match, the nearest of those that match are found, however few are asked for."""
+        for projection in self._searched():
+            for moment in self._moments_of(chosen, as_of):
+                right = self._found(projection, query, 10**6, chosen, moment, None)
+                for k in range(1, min(len(right), 4) + 2):
+                    hits = projection.search(query, k, filter=chosen.filter, as_of=moment)
+                    self._compare(projection, hits, right[:k])
+
+    def _each_is_found_under_its_own(self) -> None:
+        """The last memories that had metadata are found by those of then, as of then, whatever they have now."""
+        for event in [each for each in self.model.events if each.metadata and each.vector and any(each.vector)][-5:]:
+            key, value = next(iter((event.metadata or {}).items()))
+            chosen, query = CheckedFilter({key: {"eq": value}}), event.vector or []
+            for projection in self._searched() if key not in ("AND", "OR", "NOT") else []:
+                right = self._found(projection, query, 1, chosen, event.position, None)
+                hits = projection.search(query, 1, filter=chosen.filter, as_of=event.position)
+                self._compare(projection, hits, right)
+
+    def _moments_of(self, chosen: CheckedFilter, as_of: datetime | int | None) -> list[datetime | int | None]:
+        """The moment asked for, and two at which a memory matched that by its newest metadata does not."""
+        newest = {each.memory_id: each.metadata for each in self.model.events if each.metadata is not None}
+        lost = {memory_id for memory_id, metadata in newest.items() if not chosen.matches(metadata)}
+        then = [each for each in self.model.events if each.memory_id in lost and each.metadata is not None]
+        return [as_of, *[each.position for each in then if chosen.matches(each.metadata or {})][-2:]]
+
+    def _searched(self) -> list[Any]:
+        return [projection for projection in self.projections if hasattr(projection, "search")]
+
+    def _found(
+        self,
+        projection: Any,
+        query: list[float],
+        k: int,
+        chosen: CheckedFilter,
+        as_of: datetime | int | None,
+        min_score: float | None,
+    ) -> list[Found]:
+        metric, position = getattr(projection, "metric", "cosine"), self.model.position_at(as_of)
+        return brute_force_search(
+            self.model, query, k, metric=metric, filter=chosen, as_of=position, min_score=min_score
+        )
+
+    def _compare(self, projection: Any, hits: Any, right: list[Found]) -> None:
+        found = [(hit.memory_id, hit.score, hit.position) for hit in hits]
+        assert found == right, f"projection {projection.name!r} finds {found}; by brute force it is {right}"
+        for hit in hits:
+            wrong = difference(hit, self.model.events[hit.position - 1])
+            assert wrong is None, f"projection {projection.name!r} says that {wrong}"
+
+    @rule(chosen=draws.filter_of_any_time, as_of=draws.moment)
+    def read_filtered(self, chosen: CheckedFilter, as_of: datetime | int | None) -> None:
+        """The store's reads with a filter look at the metadata of the moment."""
+        for moment in self._moments_of(chosen, as_of):
+            state = self.model.state(self.model.position_at(moment))
+            right = [memory_id for memory_id, each in state.items() if chosen.matches(each.metadata or {})]
+            asked = {} if moment is None else {"as_of": moment}
+            found = [memory.memory_id for memory in self.store.memories(chosen.filter, **asked)]
+            assert found == right, f"as of {moment} {chosen.filter} gives {found}; by the history it is {right}"
+            assert self.store.vectors(filter=chosen.filter, **asked)[0] == right
+            assert self.store.count(chosen.filter, **asked) == len(right)
+
+    @precondition(lambda self: self.model.events)
+    @rule(memory_id=draws.memory_id, as_of=draws.moment)
+    def read_history(self, memory_id: str, as_of: datetime | int | None) -> None:
+        """A memory's history up to a moment: each of its events, with the content before and after."""
+        position = self.model.position_at(as_of)
+        own = [event for event in self.model.chosen(memory_id=memory_id) if event.position <= position]
+        found = self.store.history(memory_id, upto=as_of)
+        assert [(each.position, each.event, each.old_memory, each.new_memory, each.actor_id) for each in found] == [
+            (each.position, each.type, each.before, each.content, each.actor_id) for each in own
+        ]
+        events = self.store.events(memory_id=memory_id, upto=as_of)
+        assert [event.position for event in events] == [each.position for each in own]
+
+    # Events that come again, with a gap, or not all of them
+
+    @precondition(lambda self: self.model.events)
+    @rule(after=draws.past_position)
+    def apply_again(self, after: int) -> None:
+        """A projection passes over events that it has, and refuses those that do not follow on."""
+        for projection in self.projections:
+            before = projection.position
+            if after <= before:
+                projection.apply(list(self.store.events(after=after - 1, upto=before)))
+                assert projection.position == before, "events that a projection had moved it"
+            if self.store.position > before + 1:
+                with pytest.raises(Exception):  # noqa: B017 -- which one is the projection's affair
+                    projection.apply(list(self.store.events(after=before + 1)))
+                assert projection.position == before, "events with a gap before them moved a projection"
+            assert_consistent(self.store, projection, as_of=before)
+
+    @rule(breaks=st.integers(0, 3))
+    def apply_half(self, breaks: int) -> None:
+        """The events that a projection takes stop coming: its position and what it holds still belong together."""
+        for projection in self.projections:
+            with suppress(Broken):
+                projection.apply(Breaking(list(self.store.events(after=projection.position)), breaks))
+            assert_consistent(self.store, projection, as_of=projection.position)
 
     # The projections' files, and the store's
 
@@ -396,7 +354,7 @@ class MemoryMachine(RuleBasedStateMachine):
     # The past brought back
 
     @precondition(lambda self: self.model.events)
-    @rule(as_of=_moment)
+    @rule(as_of=draws.moment)
     def restore(self, as_of: datetime | int | None) -> None:
         """The present becomes the state of any moment, and the restore is undone by another."""
         then, start = self.model.state(self.store.position_at(as_of)), self.model.state()
@@ -413,6 +371,8 @@ class MemoryMachine(RuleBasedStateMachine):
     def verify(self) -> None:
         """The history and the projections find no fault with themselves, and all events are as they were."""
         assert_consistent(self.store, *self.projections, model=self.model)
+        assert all(self.store.hash_at(event.position) == event.hash for event in self.store.events())
+        self._each_is_found_under_its_own()
         if isinstance(self.store, EventStore):
             report = replay.verify(self.store)
             assert report.ok, report.faults

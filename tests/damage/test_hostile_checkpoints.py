@@ -35,10 +35,12 @@ def _table(**changes: Any) -> Callable[[Fields], bytes]:
     return lambda fields: _sealed({**fields, "table": {**fields["table"], **changes}})
 
 
-def _segment(**changes: Any) -> Callable[[Fields], bytes]:
-    return lambda fields: _sealed(
-        {**fields, "segments": [{**fields["segments"][0], **changes}, *fields["segments"][1:]]}
-    )
+def _segment(of: str = "vectors", **changes: Any) -> Callable[[Fields], bytes]:
+    def changed(fields: Fields) -> bytes:
+        first, *rest = fields["segments"]
+        return _sealed({**fields, "segments": [{**first, of: {**first[of], **changes}}, *rest]})
+
+    return changed
 
 
 def _text(old: bytes, new: bytes) -> Callable[[Fields], bytes]:
@@ -56,8 +58,8 @@ MANIFESTS: dict[str, Callable[[Fields], bytes]] = {
     "an absolute name": _table(name="/etc/passwd"),
     "a name with a NUL": _table(name="rows-\0"),
     "a name that is empty": _table(name=""),
-    "a long name": _segment(name="segment-" + "a" * 5000),
-    "a name of dots": _segment(name="segment-.."),
+    "a long name": _segment(name="vectors-" + "a" * 5000),
+    "a name of dots": _segment(name="vectors-.."),
     "a huge position": _with(position=2**62),
     "a position past 64 bits": _text(b'"position":', b'"position":1' + b"0" * 40),
     "a negative position": _with(position=-1),
@@ -71,13 +73,15 @@ MANIFESTS: dict[str, Callable[[Fields], bytes]] = {
     ),
     "a gigantic table": _table(size=2**60),
     "a gigantic segment": _segment(size=2**60),
+    "gigantic codes": _segment("codes", size=2**60),
+    "codes that lead up": _segment("codes", name="../secret"),
     "a gigantic dimension": _with(dimension=2**62),
     "another dimension": _with(dimension=3),
     "tiny segments": _with(segment_rows=1),
     "gigantic segments": _with(segment_rows=2**62),
     "a million segments": lambda fields: _sealed({**fields, "segments": fields["segments"][:1] * 50_000}),
     "no segments": _with(segments=[]),
-    "another format": _with(format=2),
+    "another format": _with(format=3),
     "an unknown field": _with(command="rm"),
     "NaN": _text(b'"dimension":2', b'"dimension":NaN'),
     "infinity": _text(b'"dimension":2', b'"dimension":1e999'),
@@ -120,7 +124,7 @@ def open_manifests(directory: Path) -> int:
     return len(MANIFESTS)
 
 
-@pytest.mark.parametrize("kind", ["generation", "rows", "segment"])
+@pytest.mark.parametrize("kind", ["generation", "rows", "vectors", "codes"])
 @pytest.mark.parametrize("what", ["a link", "a link to zeros", "a pipe", "a directory", "a link to itself"])
 def test_what_is_no_file_in_the_directory_itself(tmp_path: Path, kind: str, what: str) -> None:
     """A link, though what it leads to is sound; a device without end; a pipe that nobody writes to: not read."""
@@ -154,10 +158,12 @@ def open_sparse(directory: Path) -> str:
     subject = Subject.made(directory)
     (path,) = index_directory(subject.sound).glob("generation-*.json")
     fields = orjson.loads(path.read_bytes())
-    for name, size in ((fields["table"]["name"], 2**40), (fields["segments"][0]["name"], 2**40), (path.name, 2**40)):
+    first = fields["segments"][0]
+    names = (fields["table"]["name"], first["vectors"]["name"], first["codes"]["name"], path.name)
+    for name, size in ((name, 2**40) for name in names):
         subject.restore()
         if name != path.name:
-            changed = _table(size=size) if name.startswith("rows") else _segment(size=size)
+            changed = _table(size=size) if name.startswith("rows") else _segment(name.split("-")[0], size=size)
             (index_directory(subject.work) / path.name).write_bytes(changed(fields))
         os.truncate(index_directory(subject.work) / name, size)
         with deadline(), limited_memory(200):
@@ -170,7 +176,7 @@ def test_only_files_of_its_own_are_removed(tmp_path: Path) -> None:
     """A directory that holds other things too: their names are none that a checkpoint makes."""
     make(tmp_path)
     foreign = index_directory(tmp_path) / "weights.bin"
-    stale = index_directory(tmp_path) / "segment-000000-0.bin"
+    stale = index_directory(tmp_path) / "vectors-000000-0.bin"
     for path in (foreign, stale):
         path.write_bytes(b"x")
         os.utime(path, (0, 0))

@@ -74,7 +74,7 @@ FORGERIES: dict[str, Forgery] = {
         (("UPDATE payloads SET embedding = ? WHERE seq = 4", (np.array([9, 9], "<f4").tobytes(),)),), {"digest"}, {4}
     ),
     "a payload and its digest changed": Forgery(_digest(4, "forged"), {"hash"}, {4}, [(1, 3), (5, 9)]),
-    "a middle event deleted": Forgery(_without(5), {"position"}, {5}, [(1, 4), (6, 9)]),
+    "a middle event deleted": Forgery(_without(5), {"position"}, {5}, [(1, 4), (7, 9)]),
     "a middle event deleted, the rest moved up": Forgery(
         (
             *_without(5),

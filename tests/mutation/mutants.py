@@ -67,9 +67,6 @@ class _Changer(ast.NodeTransformer):
         self._left -= 1
         return node
 
-    def _takes(self) -> bool:
-        return self.done is not None
-
     # What is not changed
 
     def visit_Raise(self, node: ast.Raise) -> ast.AST:
@@ -120,9 +117,7 @@ class _Changer(ast.NodeTransformer):
     def visit_BinOp(self, node: ast.BinOp) -> ast.AST:
         self.generic_visit(node)
         other = _ARITHMETIC.get(type(node.op))
-        if other is None or (
-            isinstance(node.left, (ast.Constant, ast.JoinedStr)) and isinstance(node.left, ast.JoinedStr)
-        ):
+        if other is None or isinstance(node.left, ast.JoinedStr):
             return node
         return self._change(node, ast.copy_location(ast.BinOp(node.left, other(), node.right), node))
 
@@ -142,6 +137,13 @@ class _Changer(ast.NodeTransformer):
             return self._change(node, ast.copy_location(ast.Constant(not node.value), node))
         if isinstance(node.value, int):
             return self._change(node, ast.copy_location(ast.Constant(node.value + 1), node))
+        return node
+
+    def visit_If(self, node: ast.If) -> ast.AST:
+        self.generic_visit(node)
+        if isinstance(node.test, (ast.Name, ast.Attribute, ast.Call, ast.Subscript)):  # the others change by themselves
+            negated = ast.copy_location(ast.UnaryOp(ast.Not(), node.test), node)
+            node.test = self._change(node.test, negated)  # type: ignore[assignment]
         return node
 
     def visit_IfExp(self, node: ast.IfExp) -> ast.AST:
