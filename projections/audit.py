@@ -9,7 +9,7 @@ from eventstore.versions import NEVER
 from projections.rows import RowTable
 from projections.segments import Segments
 
-__all__ = ["Audit"]
+__all__ = ["Audit", "named"]
 
 _NAMED = 20
 
@@ -41,7 +41,7 @@ class Audit:
             expected[~own] = self._segments.vectors(self._expected.rows_of(held_by[~own]))
         differs = (self._segments.vectors(rows).view(np.uint32) != expected.view(np.uint32)).any(axis=1)
         born = self._expected.born[start:end]
-        return _named("the vector of the event at position {} differs from the history", born[differs])
+        return named("the vector of the event at position {} differs from the history", born[differs])
 
     def ends(self) -> list[str]:
         """Compare the rows' lifetimes, once all events have been compared."""
@@ -54,12 +54,13 @@ class Audit:
             faults.append(f"the index has {min(born_there, vectors)} rows and the history {expected.rows} versions")
         rows = min(born_there, expected.rows)
         born, found_born = expected.born[:rows], self._table.born[:rows]
-        faults += _named("the row of the event at position {} is born at another", born[found_born != born])
+        faults += named("the row of the event at position {} is born at another", born[found_born != born])
         died = self._table.died[:rows]
         ends = np.where(died > np.uint32(position), NEVER, died) != expected.died[:rows]
-        return faults + _named("the row of the event at position {} ends at another position", born[ends])
+        return faults + named("the row of the event at position {} ends at another position", born[ends])
 
 
-def _named(message: str, positions: np.typing.NDArray[np.uint32]) -> list[str]:
+def named(message: str, positions: np.typing.NDArray[np.uint32]) -> list[str]:
+    """A message for each position, for the first twenty of them, and how many more there are."""
     named = [message.format(position) for position in positions[:_NAMED].tolist()]
     return [*named, f"... and {len(positions) - _NAMED} more such rows"] if len(positions) > _NAMED else named

@@ -38,7 +38,9 @@ _KEPT_GENERATIONS = 2
 # What nobody finished or named may be another process's, under way; what was set aside may be looked at.
 _STALE_SECONDS = {".part": 3600.0, ".bin": 3600.0, ".set-aside": 7 * 86400.0}
 _MANIFEST_LIMIT = 16 * 2**20
-_OURS = re.compile(r"(generation-\d{6,12}\.json|(rows|segment)-[0-9a-z.-]{1,80})(\.[0-9a-f]{16}\.part|\.set-aside)?")
+_OURS = re.compile(
+    r"(generation-\d{6,12}\.json|(rows|vectors|codes|metadata)-[0-9a-z.-]{1,80})(\.[0-9a-f]{16}\.part|\.set-aside)?"
+)
 # Without waiting for whoever writes into a pipe. Windows has neither.
 NO_LINK = getattr(os, "O_NOFOLLOW", 0) | getattr(os, "O_NONBLOCK", 0)
 

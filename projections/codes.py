@@ -123,6 +123,18 @@ class Codes:
             numbers += 128
             self._index.add_sa_codes(numbers.astype(np.uint8))
 
+    def misses(self, vectors: Vector, norms: Floats) -> npt.NDArray[np.int64]:
+        """The coded rows that are further from these vectors, or longer, than the bounds say; `norms` are theirs."""
+        missed = []
+        for start in range(0, self.rows, _ROWS_AT_ONCE):
+            block = self._block(vectors, norms, start).astype(np.float64)
+            numbers = self.codes[start : start + _ROWS_AT_ONCE].astype(np.float64) - 128
+            errors = np.linalg.norm(block - numbers * self.scale, axis=1)
+            within = (errors <= self.error * (1 + 1e-6)) & (np.linalg.norm(block, axis=1) <= self.size * (1 + 1e-6))
+            within &= np.linalg.norm(numbers, axis=1) <= self.code_size * (1 + 1e-6)
+            missed.append(start + np.flatnonzero(~within))
+        return np.concatenate(missed) if missed else np.empty(0, dtype=np.int64)
+
     def _block(self, vectors: Vector, norms: Floats, start: int) -> npt.NDArray[np.floating]:
         """Some rows as they are coded, in float32 where their sizes allow, else in float64."""
         block = vectors[start : start + _ROWS_AT_ONCE]

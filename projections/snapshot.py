@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+
 import faiss
 import numpy as np
 
@@ -111,7 +113,7 @@ def newest_good(
                 continue
             return _read(checkpoints, manifest, metric, vector_memory)
         except Unusable as error:
-            if path.exists():
+            if os.path.lexists(path):
                 checkpoints.set_aside(path, error)
             else:
                 # Another process has written newer ones meanwhile, and removed this one with its files.

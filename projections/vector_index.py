@@ -31,7 +31,7 @@ from eventstore.filters import Everything, parse_filter
 from eventstore.filters import Filter as FilterTree
 from eventstore.reads import EventColumns
 from eventstore.versions import Positions
-from projections.audit import Audit
+from projections.audit import Audit, named
 from projections.checkpoints import Checkpoints, CheckpointWarning, Unusable
 from projections.columns import columns_of
 from projections.content import Content
@@ -483,13 +483,19 @@ class VectorIndex:
     def _damaged_files(self) -> list[str]:
         """Read all that checkpoints hold for this index; what was altered is named, and mended like what is gone."""
         faults = []
-        for part in self._content.segments.parts if self._content.segments else []:
+        for number, part in enumerate(self._content.segments.parts if self._content.segments else []):
             try:
-                part.vectors.all()
+                rows = part.misfits() + number * self._segment_rows
             except Damaged as damage:
                 faults += [str(damage)] if damage.altered else []
                 self._mend(damage)
+                continue
+            faults += named("the codes of the event at position {} are not those of its vector", self._born(rows))
         return faults
+
+    def _born(self, rows: Rows) -> Any:
+        with self._lock.shared():
+            return self._content.table.born[rows]
 
 
 def _nearest(content: Content, query: Vector, k: int, selected: Mask) -> tuple[Rows, Floats]:

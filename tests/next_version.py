@@ -28,7 +28,7 @@ def later(db: Any) -> None:
     for trigger in about_payloads:
         db.execute(f"DROP TRIGGER {trigger}")
     db.execute("ALTER TABLE payloads RENAME TO payloads_before")
-    db.execute(objects["payloads"].replace("salt BLOB NOT NULL", "salt BLOB NOT NULL CHECK (length(salt) = 16)"))
+    db.execute(objects["payloads"].replace("salt BLOB NOT NULL", "salt BLOB NOT NULL DEFAULT x'00'"))
     db.execute("INSERT INTO payloads SELECT * FROM payloads_before ORDER BY seq")
     db.execute("DROP TABLE payloads_before")
     for name in ("history", *about_payloads):

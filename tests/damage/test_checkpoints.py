@@ -71,7 +71,8 @@ def _unread(work: Path, taken: Path, put: Path) -> set[str]:
     """The files that the newest generation does not name; and manifests, where one took the other's place."""
     newest = max(index_directory(work).glob("generation-*.json"))
     fields = orjson.loads(newest.read_bytes())
-    named = {fields["table"]["name"], *(segment["name"] for segment in fields["segments"])}
+    files = [file for segment in fields["segments"] for file in segment.values() if file]
+    named = {fields["table"]["name"], *(file["name"] for file in files)}
     manifests = {put.name} if taken.name.startswith("generation") and put.name.startswith("generation") else set()
     return {path.name for path in index_directory(work).iterdir()} - named - {newest.name} | manifests
 
@@ -80,7 +81,7 @@ def test_the_index_of_another_history_is_refused(tmp_path: Path) -> None:
     """The whole directory, or its manifest alone: a history with the same shape, other words."""
     subject = Subject.made(tmp_path / "one")
     make(tmp_path / "other", text="coffee")
-    for only in ("*", "generation-*", "rows-*", "segment-*"):
+    for only in ("*", "generation-*", "rows-*", "vectors-*", "codes-*"):
         subject.restore()
         for path in index_directory(tmp_path / "other").glob(only):
             shutil.copyfile(path, index_directory(subject.work) / path.name)
@@ -106,21 +107,25 @@ def _forged(directory: Path, **changes: Any) -> Path:
     return path
 
 
-def test_a_forged_checkpoint_is_found_by_verify_alone(tmp_path: Path) -> None:
+@pytest.mark.parametrize(("of", "at"), [("vectors", 3), ("codes", 7), ("codes", -1)])
+def test_a_forged_checkpoint_is_found_by_verify_alone(tmp_path: Path, of: str, at: int) -> None:
     """Who can write to the index directory can write a checkpoint with sound digests: the index is compared."""
     make(tmp_path)
     checkpoints = Checkpoints(index_directory(tmp_path))
     (path,) = checkpoints.newest_first()
     manifest = checkpoints.read_manifest(path)
     segment = manifest.segments[0]
-    content = bytearray(checkpoints.read_data(segment))
-    content[3] ^= 0x80
-    forged = checkpoints.write_data("segment-000000", bytes(content))
+    sound = getattr(segment, of)
+    content = bytearray(checkpoints.read_data(sound))
+    first_code = len(content) - SEGMENT_ROWS * manifest.dimension
+    content[at if at >= 0 else first_code] ^= 0x80
+    forged = checkpoints.write_data(f"{of}-000000", bytes(content))
     assert isinstance(forged, DataFile)
-    checkpoints.write_manifest(manifest.model_copy(update={"segments": [forged, *manifest.segments[1:]]}))
+    segments = [segment.model_copy(update={of: forged}), *manifest.segments[1:]]
+    checkpoints.write_manifest(manifest.model_copy(update={"segments": segments}))
     report = verify(database(tmp_path), IndexOnDisk(tmp_path))
     assert {fault.kind for fault in report.faults} == {"index"}
-    assert "position 1" in report.faults[0].message
+    assert any("position 1 " in fault.message for fault in report.faults)
 
 
 def test_a_forged_position_is_held_against_the_chain(tmp_path: Path) -> None:
@@ -131,7 +136,7 @@ def test_a_forged_position_is_held_against_the_chain(tmp_path: Path) -> None:
     assert isinstance(found["checkpoint: contents"], Refused)
 
 
-@pytest.mark.parametrize("name", ["rows", "segment"])
+@pytest.mark.parametrize("name", ["rows", "vectors", "codes"])
 def test_a_data_file_of_another_index_with_the_same_name(tmp_path: Path, name: str) -> None:
     """The digest in the manifest is what counts."""
     subject = Subject.made(tmp_path / "one")
