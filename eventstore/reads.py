@@ -96,7 +96,10 @@ class Reader:
         rows = self._connections.fetch(POSITION_AT, (microseconds,))
         found = int(rows[0][0]) if rows else 0
         # Times never decrease, so the events on both sides of the cut prove it, whatever the index said.
-        beside = [seq for seq in (found, found + 1) if 1 <= seq <= self.head()[0]]
+        head = self.head()[0]
+        if found > head:
+            raise self._rows.damaged(found, "is in the index of times and nowhere else")
+        beside = [seq for seq in (found, found + 1) if 1 <= seq <= head]
         for header in self._rows.headers(beside).values():
             if (header.recorded_at <= microseconds) != (header.seq == found):
                 raise self._rows.damaged(header.seq, "is not where the index of times says")

@@ -306,16 +306,16 @@ def test_a_checkpoint_that_cannot_be_read_just_now_stays_for_later(
 ) -> None:
     """No more file descriptors, say: that is no reason to throw a good checkpoint away."""
     prepare_index(tmp_path)
-    really = Path.open
+    really = os.open
 
-    def opened(path: Path, *arguments: Any, **keywords: Any) -> Any:
-        if path.suffix == suffix:
+    def opened(path: Any, *arguments: Any, **keywords: Any) -> int:
+        if str(path).endswith(suffix):
             _failing(errno.EMFILE)()
         return really(path, *arguments, **keywords)
 
     with open_store(tmp_path) as store:
         with monkeypatch.context() as patch:
-            patch.setattr(Path, "open", opened)
+            patch.setattr(os, "open", opened)
             with pytest.warns(CheckpointWarning, match=r"passed over: .* cannot be read: Too many open files"):
                 assert open_index(store).position == 0
         with open_index(store) as index:

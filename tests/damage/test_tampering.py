@@ -283,6 +283,37 @@ def test_a_checkpoint_is_a_head_kept_beside(tmp_path: Path, attack: Callable[[Pa
     assert {type(answer) for answer in searched} == {Refused}
 
 
+# -- an index of SQLite's that lies ---------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("to", [1, 3, 67])
+def test_an_index_of_times_that_lies(tmp_path: Path, to: int) -> None:
+    """An entry that names another event, one that is there or not: no instant means another position."""
+    make(tmp_path)
+    path = database(tmp_path)
+    with closing(sqlite3.connect(path)) as connection:
+        root = connection.execute("SELECT rootpage FROM sqlite_master WHERE name = 'events_recorded_at'").fetchone()[0]
+        when = connection.execute("SELECT recorded_at FROM events WHERE seq = 2").fetchone()[0]
+    content = bytearray(path.read_bytes())
+    # Events 2 and 3 have this time; the entry of an index is the time, then the event.
+    at = content.index(when.to_bytes(8, "big")[-6:] + b"\x03", (root - 1) * 512) + 6
+    content[at] = to
+    path.write_bytes(content)
+    instant = "2026-05-01T12:02:30Z"
+    with EventStore(path) as store:
+        for read in (
+            lambda: store.position_at(instant),
+            lambda: store.memories(as_of=instant),
+            lambda: list(store.events(since=instant)),
+            lambda: list(store.events(until=instant)),
+        ):
+            if to == 3:
+                read()
+            else:
+                with pytest.raises(CorruptHistory):
+                    read()
+
+
 # -- a single row sealed anew -------------------------------------------------------------------------------
 
 
