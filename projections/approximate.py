@@ -33,8 +33,8 @@ LISTS_FROM = 4
 FEW_ROWS = 20_000
 FEW_SHARE = 0.1
 # So many candidates for k hits: the ten best by codes are among the 33 best or so of sentence embeddings.
-_PER_HIT = 2
-_SPARE = 48
+PER_HIT = 2
+SPARE = 48
 
 
 class Structure(Protocol):
@@ -102,7 +102,7 @@ def _approximately(
     size = segments.segment_rows
     full = len(selected) // size
     parts = structure.covered(full)
-    most = _PER_HIT * k + _SPARE
+    most = PER_HIT * k + SPARE
     there = sum(int(np.count_nonzero(selected[n * size : (n + 1) * size])) for n in parts)
     if there <= max(FEW_ROWS, FEW_SHARE * len(parts) * size, most):
         return None

@@ -20,8 +20,10 @@ from eventstore.testing import vectors
 from projections import CheckpointWarning, Hits, VectorIndex, approximate
 from projections.codes import Codes
 from projections.grid import Grid, unpacked
+from projections.hnsw import Graph
 from projections.ivf import InvertedLists
 from projections.scoring import exact_scores, quick_norms
+from projections.segments import Segments
 from projections.testing import brute_force_search
 from tests.profiles import scaled
 
@@ -85,7 +87,8 @@ def answers(index: VectorIndex, moments: Sequence[int | None] = (None, 1000, 500
 
 def exact(store: EventStore, metric: Any = "cosine") -> VectorIndex:
     """What an approximate index is measured by; that it is brute force is tested elsewhere."""
-    return open_index(store, "flat", metric=metric, directory=Path(f"{store.path}.exact"))
+    directory = None if store.path == ":memory:" else Path(f"{store.path}.exact")
+    return open_index(store, "flat", metric=metric, directory=directory)
 
 
 def recall(found: Sequence[Hits], right: Sequence[Hits]) -> float:
@@ -344,6 +347,18 @@ def test_threads_make_no_difference(store: EventStore, tmp_path: Path) -> None:
     assert found[0] == found[1]
 
 
+def test_codes_of_a_full_segment_are_the_same_in_any_batches() -> None:
+    """To the last bit, norms too: what is made out of them is."""
+    matrix = clustered(64, dimension=384)
+    made = []
+    for batch in (1, 7, 64):
+        segments = Segments("cosine", 384, 64)
+        for start in range(0, 64, batch):
+            segments.add(matrix[start : start + batch])
+        made.append((segments.parts[0].norms.tobytes(), segments.coded[0].codes.tobytes()))
+    assert made[0] == made[1] == made[2]
+
+
 @settings(max_examples=scaled(50), deadline=None)
 @given(rows=st.lists(vectors(4), min_size=1, max_size=12), seed=st.integers(0, 9), metric=st.sampled_from(METRICS))
 def test_products_on_a_grid_are_exact(rows: list[list[float]], seed: int, metric: Any) -> None:
@@ -528,6 +543,9 @@ def test_a_graph_that_cannot_be_is_not_believed(store: EventStore, lie: str) -> 
     rewritten(directory, change)
     if lie == "another faiss":
         index = open_index(store, "hnsw")
+        structure = index._content.structure
+        assert isinstance(structure, Graph)
+        assert structure.written is None
     else:
         with pytest.warns(CheckpointWarning, match="made again"):
             index = open_index(store, "hnsw")
