@@ -1,5 +1,6 @@
 """asof's read side: what is folded out of the history, the FAISS index first."""
 
+from projections.approximate import Kind
 from projections.checkpoints import CheckpointWarning
 from projections.hits import Hit, Hits
 from projections.projection import Progress, Projection, project
@@ -10,6 +11,7 @@ __all__ = [
     "CheckpointWarning",
     "Hit",
     "Hits",
+    "Kind",
     "Metric",
     "Progress",
     "Projection",

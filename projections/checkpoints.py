@@ -18,7 +18,7 @@ import warnings
 from collections.abc import Iterator
 from hashlib import sha256
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import orjson
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
@@ -31,16 +31,24 @@ try:
 except ImportError:  # Windows: two processes that checkpoint at once may each lose a generation, never data
     fcntl = None  # type: ignore[assignment]
 
-__all__ = ["NO_LINK", "CheckpointWarning", "Checkpoints", "DataFile", "Manifest", "SegmentFiles", "Unusable"]
+__all__ = [
+    "NO_LINK",
+    "CheckpointWarning",
+    "Checkpoints",
+    "DataFile",
+    "Manifest",
+    "SegmentFiles",
+    "StructureFiles",
+    "Unusable",
+]
 
 _GENERATION = re.compile(r"generation-(\d{6,12})\.json")
 _KEPT_GENERATIONS = 2
 # What nobody finished or named may be another process's, under way; what was set aside may be looked at.
 _STALE_SECONDS = {".part": 3600.0, ".bin": 3600.0, ".set-aside": 7 * 86400.0}
 _MANIFEST_LIMIT = 16 * 2**20
-_OURS = re.compile(
-    r"(generation-\d{6,12}\.json|(rows|vectors|codes|metadata)-[0-9a-z.-]{1,80})(\.[0-9a-f]{16}\.part|\.set-aside)?"
-)
+_KINDS = "rows|vectors|codes|metadata|lists|middles|graph"
+_OURS = re.compile(rf"(generation-\d{6, 12}\.json|({_KINDS})-[0-9a-z.-]{1, 80})(\.[0-9a-f]{16}\.part|\.set-aside)?")
 # Without waiting for whoever writes into a pipe. Windows has neither.
 NO_LINK = getattr(os, "O_NOFOLLOW", 0) | getattr(os, "O_NONBLOCK", 0)
 
@@ -64,22 +72,43 @@ class _Strict(BaseModel):
 class DataFile(_Strict):
     """A data file: its name in the directory, its length in bytes, and its SHA-256."""
 
-    name: str = Field(pattern=r"^(rows|vectors|codes|metadata)-[0-9a-z.-]{1,80}$")
+    name: str = Field(pattern=rf"^({_KINDS})-[0-9a-z.-]{{1,80}}$")
     size: int = Field(ge=0)
     sha256: str = Field(pattern=r"^[0-9a-f]{64}$")
 
 
 class SegmentFiles(_Strict):
-    """The files of one segment: the vectors as recorded; the codes of a full one; metadata where filters need them."""
+    """The files of one segment: the vectors as recorded; the codes of a full one; metadata where filters need them;
+    the inverted lists of its rows where it is in such."""
 
     vectors: DataFile
     codes: DataFile | None = None
     metadata: DataFile | None = None
+    lists: DataFile | None = None
 
     @property
     def all(self) -> list[DataFile]:
         """Those that there are."""
-        return [file for file in (self.vectors, self.codes, self.metadata) if file is not None]
+        return [file for file in (self.vectors, self.codes, self.metadata, self.lists) if file is not None]
+
+
+class StructureFiles(_Strict):
+    """What an approximate index was made of the full segments: inverted lists or a graph.
+
+    `version` changes when the same rows would make another one; `first` is how many segments had to be full for it.
+    """
+
+    kind: Literal["ivf", "hnsw"]
+    version: int
+    first: int = Field(ge=1)
+    middles: list[DataFile] = []
+    graph: DataFile | None = None
+    taken: list[bool] = []
+
+    @property
+    def all(self) -> list[DataFile]:
+        """Those that there are."""
+        return [*self.middles, *([self.graph] if self.graph else [])]
 
 
 class Manifest(_Strict):
@@ -95,10 +124,11 @@ class Manifest(_Strict):
     faiss_version: str
     table: DataFile
     segments: list[SegmentFiles]
+    structure: StructureFiles | None = None
 
 
-def _digest_of(manifest: Manifest) -> str:
-    return sha256(orjson.dumps(manifest.model_dump(), option=orjson.OPT_SORT_KEYS)).hexdigest()
+def _digest_of(fields: dict[str, Any]) -> str:
+    return sha256(orjson.dumps(fields, option=orjson.OPT_SORT_KEYS)).hexdigest()
 
 
 class Checkpoints:
@@ -132,7 +162,7 @@ class Checkpoints:
         except (orjson.JSONDecodeError, AttributeError, KeyError, TypeError, ValidationError) as error:
             reason = str(error).splitlines()[0]
             raise Unusable(f"{path.name} is no manifest that this version can read ({reason})") from None
-        if digest != _digest_of(manifest):
+        if digest != _digest_of(fields):
             raise Unusable(f"{path.name} does not match its own digest")
         return manifest
 
@@ -203,7 +233,8 @@ class Checkpoints:
 
     def write_manifest(self, manifest: Manifest) -> Path:
         """Name a new generation, once all its data files are written; then drop what is no longer needed."""
-        text = orjson.dumps({**manifest.model_dump(), "sha256": _digest_of(manifest)}, option=orjson.OPT_INDENT_2)
+        fields = manifest.model_dump()
+        text = orjson.dumps({**fields, "sha256": _digest_of(fields)}, option=orjson.OPT_INDENT_2)
         with self._writing(), self._locked():
             newest = self.newest_first()
             number = 1 + (int(_GENERATION.fullmatch(newest[0].name)[1]) if newest else 0)  # type: ignore[index]
@@ -305,7 +336,8 @@ def _read(path: Path, most: int) -> bytes:
 
 
 def _names_of(manifest: Manifest) -> set[str]:
-    return {manifest.table.name, *(file.name for segment in manifest.segments for file in segment.all)}
+    files = [manifest.table, *(file for segment in manifest.segments for file in segment.all)]
+    return {file.name for file in [*files, *(manifest.structure.all if manifest.structure else [])]}
 
 
 def _not_read(path: Path, error: OSError) -> Unusable:

@@ -7,6 +7,7 @@ import numpy as np
 from eventstore import CorruptHistory, Vector
 from eventstore.reads import EventColumns
 from eventstore.versions import Positions
+from projections.approximate import Kind, new_structure
 from projections.checkpoints import DataFile, SegmentFiles
 from projections.metadata_index import MetadataIndex
 from projections.rows import RowTable
@@ -19,16 +20,19 @@ __all__ = ["Content"]
 class Content:
     """An index's content at `position`: nothing but the fold of the history up to there.
 
+    `structure` finds candidates where the kind has one; it takes a segment when that is full.
     `written` has the files of segments that a checkpoint holds already, by number; `metadata_files` those from which
     the next rows' metadata can be read, the next one last.
     """
 
-    def __init__(self, metric: Metric, segment_rows: int) -> None:
+    def __init__(self, metric: Metric, segment_rows: int, kind: Kind = "flat") -> None:
         self.metric: Metric = metric
         self.segment_rows = segment_rows
         self.position = 0
         self.table = RowTable()
         self.segments: Segments | None = None
+        self.kind: Kind = kind
+        self.structure = new_structure(kind, metric, segment_rows)
         self.metadata = MetadataIndex()
         self.metadata_files: list[DataFile] = []
         self.written: dict[int, SegmentFiles] = {}
@@ -45,7 +49,17 @@ class Content:
             if self.segments is None:
                 self.segments = Segments(self.metric, vectors.shape[1], self.segment_rows)
             self.segments.add(vectors)
+            self.fold()
         self.position = int(columns.seqs[-1])
+
+    def new_structure(self) -> None:
+        """Begin with an empty structure."""
+        self.structure = new_structure(self.kind, self.metric, self.segment_rows)
+
+    def fold(self) -> None:
+        """Let the structure take the segments that have become full."""
+        if self.structure is not None and self.segments is not None:
+            self.structure.fold(self.segments.coded)
 
     def _vectors_of_rows(self, columns: EventColumns) -> Vector:
         """The vector of each event that is not a DELETE: its own, one before it in the columns, or an indexed one."""

@@ -7,6 +7,8 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import Any, overload
 
+from projections.approximate import Kind
+
 __all__ = ["Hit", "Hits"]
 
 
@@ -31,14 +33,21 @@ class Hit:
 class Hits(Sequence[Hit]):
     """Hits, best first; equal scores in the order of their positions.
 
-    `position` is the position of the history that was searched: asked again as of it, the answer is the same.
-    `exact` says that every memory was considered. Equal to any sequence of equal hits.
+    `position` is the position of the history that was searched: asked again as of it, the answer is the same, or, where
+    it came from a graph that has grown since, the exact one. `kind` says how they were found: `"flat"`, exactly, every
+    memory considered; or by candidates from `"ivf"`, inverted lists, or `"hnsw"`, a graph, and then there may be nearer
+    memories that were not. Scores are exact always. Equal to any sequence of equal hits.
     """
 
-    def __init__(self, hits: Sequence[Hit], position: int, *, exact: bool = True) -> None:
+    def __init__(self, hits: Sequence[Hit], position: int, *, kind: Kind = "flat") -> None:
         self._hits = tuple(hits)
         self.position = position
-        self.exact = exact
+        self.kind: Kind = kind
+
+    @property
+    def exact(self) -> bool:
+        """Whether every memory was considered."""
+        return self.kind == "flat"
 
     def __len__(self) -> int:
         return len(self._hits)

@@ -8,6 +8,7 @@ scoring every row would give, whatever FAISS, BLAS and the cut into segments did
 from __future__ import annotations
 
 import math
+from collections.abc import Set
 
 import numpy as np
 import numpy.typing as npt
@@ -16,7 +17,7 @@ from eventstore import Vector
 from projections.scoring import Floats, Query, Scored, exact_scores
 from projections.segments import Mask, Rows, Segments
 
-__all__ = ["nearest"]
+__all__ = ["nearest", "nearest_beside"]
 
 # More than k rows reach the k-th score by their upper ends: 30 or so on sentence embeddings, for k = 10.
 _SPARE = 48
@@ -31,19 +32,32 @@ def nearest(segments: Segments, query: Vector, k: int, selected: Mask) -> tuple[
     Equal scores are in the order of rows, which is that of positions. `query` is float32, shape `(dimension,)`;
     `selected` covers the first `len(selected)` rows, later ones are left out.
     """
+    return nearest_beside(segments, query, k, selected, np.empty(0, dtype=np.int64), set())
+
+
+def nearest_beside(
+    segments: Segments, query: Vector, k: int, selected: Mask, candidates: Rows, passed_over: Set[int]
+) -> tuple[Rows, Floats]:
+    """The `k` best of the candidates, and of the selected rows in all segments that are not passed over."""
     size = segments.segment_rows
-    counts = [int(np.count_nonzero(selected[start : start + size])) for start in range(0, len(selected), size)]
-    total = sum(counts)
-    if total <= max(k, _FEW):
-        contest = _Contest(segments, query, k)
-        contest.score(np.flatnonzero(selected).astype(np.int64))
+    contest = _Contest(segments, query, k)
+    contest.score(candidates)
+    counts = {
+        number: int(np.count_nonzero(selected[number * size : (number + 1) * size]))
+        for number in range(-(-len(selected) // size))
+        if number not in passed_over
+    }
+    if sum(counts.values()) <= max(k, _FEW):
+        rows = np.flatnonzero(selected).astype(np.int64)
+        contest.score(rows[~np.isin(rows // size, list(passed_over))] if passed_over else rows)
         return contest.best()
     masks = {
         number: _mask_of(selected[number * size : (number + 1) * size], segments.parts[number].rows, count)
-        for number, count in enumerate(counts)
+        for number, count in counts.items()
         if count
     }
-    return _contested(segments, query, k, masks, counts)
+    _compete(contest, segments, Query(segments.metric, query), masks, counts)
+    return contest.best()
 
 
 def _mask_of(selected: Mask, rows: int, count: int) -> Mask | None:
@@ -55,15 +69,16 @@ def _mask_of(selected: Mask, rows: int, count: int) -> Mask | None:
     return selected
 
 
-def _contested(
-    segments: Segments, query: Vector, k: int, masks: dict[int, Mask | None], counts: list[int]
-) -> tuple[Rows, Floats]:
-    contest, asked = _Contest(segments, query, k), Query(segments.metric, query)
+def _compete(
+    contest: _Contest, segments: Segments, query: Query, masks: dict[int, Mask | None], counts: dict[int, int]
+) -> None:
+    """Score rows of the parts until no other can be among the best. More than k are selected."""
+    k = contest.k
     found: dict[int, Scored] = {}
     asking = dict.fromkeys(masks, k + _SPARE)
     while asking:
         for number, most in asking.items():
-            found[number] = segments.parts[number].search(asked, most, masks[number], counts[number])
+            found[number] = segments.parts[number].search(query, most, masks[number], counts[number])
         rows = np.concatenate([part.rows + number * segments.segment_rows for number, part in found.items()])
         upper = np.concatenate([part.upper for part in found.values()])
         if contest.least == -math.inf:
@@ -71,7 +86,6 @@ def _contested(
         contest.score(rows[upper >= contest.least])
         # What a part left out may still reach the k-th score: it is asked again for more.
         asking = {n: 4 * len(part.rows) for n, part in found.items() if part.rest >= contest.least}
-    return contest.best()
 
 
 class _Contest:
@@ -80,7 +94,7 @@ class _Contest:
     def __init__(self, segments: Segments, query: Vector, k: int) -> None:
         self._segments = segments
         self._query = query
-        self._k = k
+        self.k = k
         self._rows: Rows = np.empty(0, dtype=np.int64)
         self._scores: Floats = np.empty(0, dtype=np.float64)
         self.least = -math.inf
@@ -93,11 +107,11 @@ class _Contest:
             scores = exact_scores(self._segments.metric, self._query, self._segments.vectors(some))
             self._rows = np.concatenate([self._rows, some])
             self._scores = np.concatenate([self._scores, scores])
-        if len(self._scores) >= self._k:
-            place = len(self._scores) - self._k
+        if len(self._scores) >= self.k:
+            place = len(self._scores) - self.k
             self.least = float(np.partition(self._scores, place)[place])
 
     def best(self) -> tuple[Rows, Floats]:
         """The `k` best, equal scores in the order of rows."""
-        order: npt.NDArray[np.intp] = np.lexsort((self._rows, -self._scores))[: self._k]
+        order: npt.NDArray[np.intp] = np.lexsort((self._rows, -self._scores))[: self.k]
         return self._rows[order], self._scores[order]

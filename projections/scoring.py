@@ -58,7 +58,7 @@ def _sums(terms: Floats) -> Floats:
     return terms[:, 0].copy()
 
 
-def norms_of(vectors: Vector) -> Floats:
+def norms_of(vectors: npt.NDArray[np.floating[Any]]) -> Floats:
     """Euclidean norms of the rows, in float64, summed in the fixed order, shape `(rows,)`."""
     wide = vectors.astype(np.float64)
     wide *= wide

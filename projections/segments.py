@@ -12,7 +12,7 @@ import numpy as np
 from eventstore import Vector
 from eventstore.versions import grown
 from projections.codes import Codes, Mask
-from projections.scoring import Floats, Metric, Query, Scored, quick_norms, quick_scores
+from projections.scoring import Floats, Metric, Query, Scored, norms_of, quick_norms, quick_scores
 from projections.vectors import HeldRows, Rows, StoredRows
 
 __all__ = ["SEGMENT_ROWS", "Mask", "Rows", "Segment", "Segments"]
@@ -68,7 +68,11 @@ class Segment:
     def _code(self) -> None:
         held, coded = self.vectors.all(), self.codes.rows
         if self.full:
-            # Once more, with the scale that suits all of its rows.
+            # Once more, with the scale that suits all of its rows; and with norms that do not depend, in their last
+            # bits, on how many rows came at once.
+            for start in range(0, self.rows, _UNCODED_ROWS):
+                some = held[start : start + _UNCODED_ROWS]
+                self._norms[start : start + len(some)] = norms_of(some)
             self.codes = Codes.of(self._metric, held, self.norms)
         elif self.rows - coded >= _UNCODED_ROWS:
             if coded:
@@ -133,6 +137,11 @@ class Segments:
             some = vectors[done : done + self.segment_rows - part.rows]
             part.add(some)
             done += len(some)
+
+    @property
+    def coded(self) -> list[Codes]:
+        """The codes of the full segments: a function of their rows alone."""
+        return [part.codes for part in self.parts if part.full]
 
     def vectors(self, rows: Rows) -> Vector:
         """The recorded vectors of rows, shape `(len(rows), dimension)`."""

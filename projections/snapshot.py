@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Callable
 
 import faiss
 import numpy as np
@@ -12,8 +13,8 @@ from projections.checkpoints import Checkpoints, DataFile, Manifest, SegmentFile
 from projections.codes import Codes
 from projections.content import Content
 from projections.rows import RowTable
-from projections.scoring import Metric
 from projections.segments import Segment, Segments
+from projections.structure_files import lists_of, read_structure, write_structure
 from projections.vectors import Digests, HeldRows, StoredRows, digests_of
 
 __all__ = ["move_to_files", "newest_good", "write_snapshot"]
@@ -33,6 +34,7 @@ def write_snapshot(checkpoints: Checkpoints, content: Content, head_hash: str) -
         if metadata is not None and (written.metadata is None or not part.full):
             name = f"metadata-{number:06d}"
             written = written.model_copy(update={"metadata": checkpoints.write_data(name, metadata)})
+        written = _with_lists(checkpoints, content, number, written)
         files.append(written)
         if part.full:
             content.written[number] = written
@@ -46,8 +48,17 @@ def write_snapshot(checkpoints: Checkpoints, content: Content, head_hash: str) -
         faiss_version=faiss.__version__,
         table=checkpoints.write_data("rows", table.born.tobytes() + table.died.tobytes()),
         segments=files,
+        structure=write_structure(checkpoints, content),
     )
     checkpoints.write_manifest(manifest)
+
+
+def _with_lists(checkpoints: Checkpoints, content: Content, number: int, written: SegmentFiles) -> SegmentFiles:
+    lists = lists_of(content, number)
+    if lists is not None and written.lists is None:
+        file = checkpoints.write_data(f"lists-{number:06d}", lists)
+        return written.model_copy(update={"lists": file})
+    return written
 
 
 def _write_segment(checkpoints: Checkpoints, number: int, part: Segment) -> SegmentFiles:
@@ -91,11 +102,11 @@ def move_to_files(checkpoints: Checkpoints, content: Content, vector_memory: int
 
 
 def newest_good(
-    checkpoints: Checkpoints, store: EventStore, metric: Metric, segment_rows: int, vector_memory: int
+    checkpoints: Checkpoints, store: EventStore, new: Callable[[], Content], vector_memory: int
 ) -> Content | None:
     """The newest generation that can be used; damaged ones, and ones ahead of the history, are set aside.
 
-    Full vectors past `vector_memory` bytes stay in their files.
+    It fills an empty `new()`. Full vectors past `vector_memory` bytes stay in their files.
 
     Raises:
         IndexMismatch: a sound generation is of another history or of another dimension.
@@ -109,9 +120,11 @@ def newest_good(
             if manifest.position > (head := store.position):
                 raise Unusable(f"it is at position {manifest.position} and the history ends at {head}")
             _require_same_history(checkpoints, manifest, store)
-            if manifest.segment_rows != segment_rows:
+            content = new()
+            if manifest.segment_rows != content.segment_rows:
                 continue
-            return _read(checkpoints, manifest, metric, vector_memory)
+            _read(checkpoints, manifest, content, vector_memory)
+            return content
         except Unusable as error:
             if os.path.lexists(path):
                 checkpoints.set_aside(path, error)
@@ -135,12 +148,11 @@ def _require_same_history(checkpoints: Checkpoints, manifest: Manifest, store: E
         )
 
 
-def _read(checkpoints: Checkpoints, manifest: Manifest, metric: Metric, vector_memory: int) -> Content:
-    rows, size = manifest.rows, manifest.segment_rows
+def _read(checkpoints: Checkpoints, manifest: Manifest, content: Content, vector_memory: int) -> None:
+    rows, size, metric = manifest.rows, manifest.segment_rows, content.metric
     # Before anything is read: a history of so many events has no more rows, and rows have so many bytes.
     if rows > manifest.position or manifest.table.size != 8 * rows or len(manifest.segments) != -(-rows // size):
         raise Unusable("its files do not have as many rows as it says")
-    content = Content(metric, size)
     content.position = manifest.position
     content.table = _read_table(checkpoints, manifest)
     content.segments = segments = Segments(metric, manifest.dimension, size)
@@ -158,7 +170,7 @@ def _read(checkpoints: Checkpoints, manifest: Manifest, metric: Metric, vector_m
             content.written[number] = files
     content.metadata_files = [files.metadata for files in manifest.segments if files.metadata is not None]
     content.metadata_files.reverse()
-    return content
+    read_structure(checkpoints, manifest, content)
 
 
 def _read_table(checkpoints: Checkpoints, manifest: Manifest) -> RowTable:

@@ -21,26 +21,26 @@ from eventstore import (
     EventRange,
     EventStore,
     InvalidOperation,
-    InvalidVector,
     StorageError,
     Vector,
 )
 from eventstore import Filter as FilterDict
-from eventstore.checks import check_content, check_count, check_matrix, check_vector
+from eventstore.checks import check_count
 from eventstore.filters import Everything, parse_filter
 from eventstore.filters import Filter as FilterTree
 from eventstore.reads import EventColumns
 from eventstore.versions import Positions
+from projections.answers import Answer, hits_of, query_vectors
+from projections.approximate import Kind, check_effort, check_kind, search
 from projections.audit import Audit, named
 from projections.checkpoints import Checkpoints, CheckpointWarning, Unusable
 from projections.columns import columns_of
 from projections.content import Content
-from projections.hits import Hit, Hits
+from projections.hits import Hits
 from projections.locks import SharedLock
-from projections.nearest import nearest
 from projections.projection import Progress, project
-from projections.scoring import Floats, Metric, check_metric
-from projections.segments import SEGMENT_ROWS, Mask, Rows
+from projections.scoring import Metric, check_metric
+from projections.segments import SEGMENT_ROWS
 from projections.snapshot import move_to_files, newest_good, write_snapshot
 from projections.vectors import Damaged, HeldRows
 
@@ -59,7 +59,7 @@ T = TypeVar("T")
 
 
 class VectorIndex:
-    """An exact index over a store's vectors, every version of them, in FAISS.
+    """An index over a store's vectors, every version of them, in FAISS.
 
     It is a projection: it pulls events from the history, keeps a checkpoint beside it, and can be thrown away.
     Every search first catches up with what any process has committed. Safe to share between threads.
@@ -68,6 +68,9 @@ class VectorIndex:
         store: the history; the index does not close it.
         metric: `"cosine"`, `"ip"` (inner product) or `"l2"` (minus the squared distance).
         directory: where checkpoints go; `<database>.index` beside the database by default, nowhere for `:memory:`.
+        kind: `"flat"` is exact; `"ivf"` (inverted lists) and `"hnsw"` (a graph) find nearly all of the nearest, sooner;
+            `"auto"`, the default, is exact up to 250,000 rows and then `"ivf"`. Hits say how they were found.
+        effort: how much of an approximate index a search goes through: 2 is twice the usual, finds more, takes longer.
         segment_rows: how many rows share a FAISS index; a checkpoint made with another number is not used.
         vector_memory: how many bytes of full vectors stay in memory once a checkpoint holds them, 256 MB by default.
             Those past it are read from there, some dozens a search; their 8-bit codes, a quarter, stay.
@@ -83,12 +86,16 @@ class VectorIndex:
         store: EventStore,
         *,
         metric: Metric = "cosine",
+        kind: Kind = "auto",
+        effort: float = 1.0,
         directory: str | os.PathLike[str] | None = None,
         segment_rows: int = SEGMENT_ROWS,
         vector_memory: int = _VECTOR_MEMORY,
     ) -> None:
         self._store = store
         self.metric: Metric = check_metric(metric)
+        self.kind: Kind = check_kind(kind)
+        self.effort = check_effort(effort)
         self._segment_rows = check_count("segment_rows", segment_rows)
         self._vector_memory = check_count("vector_memory", vector_memory, least=0)
         if directory is None and store.path != ":memory:":
@@ -102,12 +109,12 @@ class VectorIndex:
         self._closed = False
         self._content, self._checkpoint_position = self._nothing(), 0
         if self._checkpoints is not None:
-            found = newest_good(self._checkpoints, store, self.metric, self._segment_rows, self._vector_memory)
+            found = newest_good(self._checkpoints, store, self._nothing, self._vector_memory)
             if found is not None:
                 self._content, self._checkpoint_position = found, found.position
 
     def _nothing(self) -> Content:
-        return Content(self.metric, self._segment_rows)
+        return Content(self.metric, self._segment_rows, self.kind)
 
     def _empty(self) -> None:
         self._content, self._checkpoint_position = self._nothing(), 0
@@ -284,7 +291,8 @@ class VectorIndex:
     ) -> Hits:
         """The `k` memories nearest to a query, best first, as of an instant or position; now by default.
 
-        The filter and the instant are applied inside the search: `k` hits come back whenever so many exist.
+        The filter and the instant are applied inside the search: `k` hits come back whenever so many exist, in an
+        approximate index too; where they leave few rows, or for a graph an earlier one, it is searched exactly.
         Scores are computed in float64 from the recorded vectors; equal ones are in the order of positions.
 
         Args:
@@ -326,26 +334,28 @@ class VectorIndex:
         if min_score is not None and (not isinstance(min_score, (int, float, np.number)) or min_score != min_score):
             raise InvalidOperation(f"min_score is {min_score!r}: give a number")
         position = self._store.position_at(as_of)
-        vectors = self._query_vectors(queries)
-        found = self._mending(lambda: self._found(vectors, most, tree, position, min_score))
-        return [self._hits(positions, scores, position) for positions, scores in found]
+        vectors = query_vectors(self._store, self.metric, queries)
+        answers = self._mending(lambda: self._answers(vectors, most, tree, position, min_score))
+        return [hits_of(self._store, answer, position) for answer in answers]
 
-    def _found(
+    def _answers(
         self, vectors: list[Vector], most: int, tree: FilterTree, position: int, min_score: float | None
-    ) -> list[tuple[Positions, Floats]]:
-        """Positions and scores of the rows found for each query vector."""
-        found = []
+    ) -> list[Answer]:
+        answers = []
         with self._at(position, with_metadata=not isinstance(tree, Everything)):
             content = self._content
             selected = content.table.alive(position)
             if not isinstance(tree, Everything):
                 selected &= content.metadata.matching(tree, len(selected))
             for vector in vectors:
-                rows, scores = _nearest(content, vector, most, selected)
+                if content.segments is None:
+                    answers.append(Answer.nothing())
+                    continue
+                rows, scores, kind = search(content.segments, content.structure, vector, most, selected, self.effort)
                 if min_score is not None:
                     rows, scores = rows[scores >= min_score], scores[scores >= min_score]
-                found.append((content.table.born[rows].astype(np.int64), scores))
-        return found
+                answers.append(Answer(content.table.born[rows].astype(np.int64), scores, kind))
+        return answers
 
     @contextlib.contextmanager
     def _at(self, position: int, *, with_metadata: bool = False) -> Iterator[None]:
@@ -361,39 +371,6 @@ class VectorIndex:
                 if self.position >= position and not (with_metadata and self._content.metadata.rows < rows):
                     yield
                     return
-
-    def _query_vectors(self, queries: Sequence[Any] | Vector) -> list[Vector]:
-        if not len(queries):
-            return []
-        dimension = self._store.dimension
-        if all(isinstance(query, str) for query in queries):
-            vectors = list(self._store.embed([check_content(query) for query in queries]))
-        elif isinstance(queries, np.ndarray) and queries.ndim == 2:
-            vectors = list(check_matrix("queries", queries, dimension))
-        else:
-            vectors = [check_vector("query", query, dimension, allow_zero=True) for query in queries]
-        if self.metric == "cosine" and not all(vector.any() for vector in vectors):
-            raise InvalidVector("query is all zeros: it has no direction, so cosine is not defined for it")
-        return vectors
-
-    def _hits(self, positions: Any, scores: Floats, position: int) -> Hits:
-        memories = self._store.states(positions.tolist())
-        return Hits(
-            [
-                Hit(
-                    memory_id=memory.memory_id,
-                    score=score,
-                    content=memory.content,
-                    metadata=memory.metadata,
-                    version=memory.version,
-                    position=memory.position,
-                    created_at=memory.created_at,
-                    updated_at=memory.updated_at,
-                )
-                for memory, score in zip(memories, scores.tolist(), strict=True)
-            ],
-            position,
-        )
 
     def _index_metadata(self) -> None:
         """Bring the filters' bitmaps up to the rows. Only searches with a filter need them, so only they pay.
@@ -493,12 +470,6 @@ class VectorIndex:
             faults += named("the codes of the event at position {} are not those of its vector", self._born(rows))
         return faults
 
-    def _born(self, rows: Rows) -> Any:
+    def _born(self, rows: Any) -> Any:
         with self._lock.shared():
             return self._content.table.born[rows]
-
-
-def _nearest(content: Content, query: Vector, k: int, selected: Mask) -> tuple[Rows, Floats]:
-    if content.segments is None:
-        return np.empty(0, dtype=np.int64), np.empty(0, dtype=np.float64)
-    return nearest(content.segments, query, k, selected)

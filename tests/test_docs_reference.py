@@ -28,7 +28,7 @@ import eventstore
 from eventstore import EventStore, hashing, read_json_lines
 from eventstore.schema import APPLICATION_ID, PAGE_SIZE, migrations
 from projections import Metric, VectorIndex
-from projections.checkpoints import DataFile, Manifest
+from projections.checkpoints import DataFile, Manifest, StructureFiles
 from replay import FaultKind, GapKind
 from tests.pages import ROOT, bodies
 
@@ -224,7 +224,11 @@ def test_the_page_describes_a_checkpoint(made_from_the_page: EventStore) -> None
     alive = 0xFFFFFFFF
     assert struct.unpack("<8I", table) == (1, 2, 3, 5) + (2, 3, 4, alive)
     (segment,) = manifest["segments"]
-    assert (list(segment), segment["codes"], segment["metadata"]) == (["vectors", "codes", "metadata"], None, None)
+    assert (list(segment), segment["codes"], segment["metadata"]) == (
+        ["vectors", "codes", "metadata", "lists"],
+        None,
+        None,
+    )
     content = (directory / segment["vectors"]["name"]).read_bytes()
     assert segment["vectors"]["name"] == f"vectors-000000-{sha256(content).hexdigest()[:32]}.bin"
     kept = struct.pack("<2f", 0.6, -0.8)
@@ -253,6 +257,36 @@ def test_the_page_describes_the_files_of_a_full_segment(made_from_the_page: Even
     header = json.loads(metadata[4 : 4 + length])
     assert header["rows"] == 2
     assert len(metadata) == 4 + length + 8 * sum(pairs for _, _, pairs in header["columns"])
+
+
+def test_the_page_describes_the_files_of_an_approximate_index(tmp_path: Path) -> None:
+    """The members of `structure`, one uint16 a row in each full segment's lists, and float64 centroids."""
+    with EventStore(tmp_path / "x.db") as store:
+        store.add_many([""] * 11, vectors=[[math.cos(n), math.sin(n)] for n in range(11)])
+        for kind in ("flat", "hnsw", "ivf"):
+            directory = tmp_path / kind
+            with VectorIndex(store, kind=kind, segment_rows=2, directory=directory) as index:  # type: ignore[arg-type]
+                index.rebuild()
+            manifest = json.loads((directory / "generation-000001.json").read_text(encoding="utf-8"))
+            structure = manifest["structure"]
+            if kind == "flat":
+                assert structure is None
+                continue
+            assert keys_of_table("Approximate indexes") == [*StructureFiles.model_fields] == list(structure)
+            assert (structure["kind"], structure["version"]) == (kind, 1)
+            if kind == "hnsw":
+                assert (structure["first"], structure["middles"], structure["taken"]) == (1, [], [True] * 5)
+                assert (directory / structure["graph"]["name"]).read_bytes()[:4] == b"IHNs"
+    assert (structure["first"], structure["graph"], structure["taken"]) == (4, None, [])
+    (block,) = [(directory / file["name"]).read_bytes() for file in structure["middles"]]
+    centroids = list(struct.iter_unpack("<2d", block))
+    for segment in manifest["segments"][:5]:
+        content = (directory / segment["lists"]["name"]).read_bytes()
+        rows = struct.iter_unpack("<2f", (directory / segment["vectors"]["name"]).read_bytes())
+        for lists, row in zip(struct.iter_unpack("<H", content), rows, strict=True):
+            products = [x * row[0] + y * row[1] for x, y in centroids]
+            assert products[lists[0]] == pytest.approx(max(products), abs=0.05)
+    assert manifest["segments"][5]["lists"] is None
 
 
 # The API
@@ -360,8 +394,8 @@ def members_of(cls: type) -> dict[str, str]:
 ATTRIBUTES = {
     "EventRange": {"after", "upto"},
     "HashingEmbedder": {"dim", "name"},
-    "Hits": {"position", "exact"},
-    "VectorIndex": {"metric", "name"},
+    "Hits": {"position", "kind"},
+    "VectorIndex": {"metric", "kind", "effort", "name"},
 }
 # Made by the product only: how is not the user's business.
 NOT_MADE_BY_USERS = {"EventRange"}

@@ -272,10 +272,11 @@ def test_a_generation_written_while_opening_is_not_set_aside(store: EventStore, 
 
     raced: list[bool] = []
     from projections.checkpoints import Checkpoints
+    from projections.content import Content
     from projections.snapshot import newest_good
 
     for _ in range(2):
-        snapshot = newest_good(Checkpoints(directory), Racing(), "cosine", 8, 2**20)  # type: ignore[arg-type]
+        snapshot = newest_good(Checkpoints(directory), Racing(), lambda: Content("cosine", 8), 2**20)  # type: ignore[arg-type]
         assert snapshot is not None
     assert not list(directory.glob("*.set-aside"))
 

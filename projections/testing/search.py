@@ -78,6 +78,17 @@ def difference(hit: Any, event: ModelEvent) -> str | None:
     return None
 
 
+def assert_plausible(who: str, found: Sequence[Found], everything: Sequence[Found], least: int) -> None:
+    """What must hold of an approximate answer: true hits with true scores in order, and at least so many of them."""
+    for each in found:
+        if each not in everything:
+            raise AssertionError(f"{who} finds {each!r}, which by brute force is not there")
+    if list(found) != sorted(set(found), key=lambda each: (-each.score, each.position)):
+        raise AssertionError(f"{who} finds {list(found)!r}, which is not in order")
+    if len(found) < least:
+        raise AssertionError(f"{who} finds {len(found)} memories, and there are {len(everything)}")
+
+
 def score_of(metric: str, query: Sequence[float], numbers: Sequence[float]) -> float:
     """The score of a vector, higher is better.
 

@@ -91,6 +91,7 @@ def _record(store: EventStore, hits: Hits, metric: Metric) -> dict[str, Any]:
         "recorded_at": instant_text(store.head_at(hits.position).recorded_at),
         "metric": metric,
         "exact": hits.exact,
+        "kind": hits.kind,
         "hits": [_hit_record(hit) for hit in hits],
     }
 

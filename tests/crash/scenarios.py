@@ -67,6 +67,12 @@ def open_index(store: EventStore) -> VectorIndex:
     return VectorIndex(store, segment_rows=SEGMENT_ROWS)
 
 
+def open_lists(store: EventStore) -> VectorIndex:
+    """An approximate index: inverted lists from the first segment on."""
+    with mock.patch("projections.approximate.LISTS_FROM", 1):
+        return VectorIndex(store, kind="ivf", segment_rows=SEGMENT_ROWS)
+
+
 def small_log() -> Any:
     """Let SQLite fold the write-ahead log into the file every few pages instead of every 64 MB."""
     return mock.patch("eventstore.connections.LOG_LIMIT", 20 * 16384)
@@ -240,6 +246,33 @@ def _check_checkpoint(directory: Path, acks: Sequence[Ack]) -> None:
         assert index.position >= max([START, *(position for _, position, _ in acks)])
     rows = [add(f"row {number}") for number in range(10)]
     check_store(directory, acks, [START, START + 10, START + 11], [*BASE, *rows, add("last")])
+
+
+def _checkpoint_lists(directory: Path, ack: Acknowledge) -> None:
+    """The same of an approximate index, after a rebuild of it: its lists and centroids are files of their own."""
+    with open_store(directory) as store, open_lists(store) as index:
+        index.rebuild()
+        ack("rebuilt", index.position, store.head.hash)
+        last = store.append([add(f"row {number}") for number in range(10)])[-1]
+        index.catch_up()
+        ack("checkpoint", index.checkpoint(), last.hash)
+
+
+def _check_lists(directory: Path, acks: Sequence[Ack]) -> None:
+    with (
+        mock.patch.multiple("projections.approximate", FEW_ROWS=0, PER_HIT=1, SPARE=0),
+        open_store(directory) as store,
+        open_lists(store) as index,
+        open_lists(store) as fresh,
+    ):
+        assert index.position >= max([START, *(position for _, position, _ in acks)])
+        fresh.rebuild()
+        assert index.catch_up() == fresh.catch_up()
+        assert index.faults() == []
+        found, expected = index.search(vector_of("text"), 3), fresh.search(vector_of("text"), 3)
+        assert (list(found), found.kind) == (list(expected), "ivf")
+    rows = [add(f"row {number}") for number in range(10)]
+    check_store(directory, acks, [START, START + 10], [*BASE, *rows])
 
 
 def _prepare_long(directory: Path) -> None:
@@ -445,6 +478,7 @@ SCENARIOS = {
         Scenario("create", prepare_nothing, _create, _check_create),
         Scenario("migrate", _prepare_migrate, _migrate, _check_migrate),
         Scenario("checkpoint", prepare_index, _checkpoint, _check_checkpoint),
+        Scenario("checkpoint of lists", prepare_index, _checkpoint_lists, _check_lists),
         Scenario("rebuild", _prepare_long, _rebuild, _check_rebuild),
         Scenario("recover", prepare_store, _recover, _check_recover),
         Scenario("salvage", _prepare_damaged, _salvage, _check_salvage),

@@ -1,0 +1,111 @@
+"""Approximate search: candidates from a structure over the full segments, and the newest rows as they are.
+
+A structure is a function of the history alone, whatever the batches were in which it came, and takes a segment once it
+is full: so a single add never touches it. All that it proposes is scored exactly, beside the best of the rows that it
+does not have. Selections too small for it are searched exactly.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Literal, Protocol, get_args
+
+import numpy as np
+
+from eventstore import InvalidOperation, Vector
+from projections.codes import Codes
+from projections.hnsw import Graph
+from projections.ivf import InvertedLists
+from projections.nearest import nearest, nearest_beside
+from projections.scoring import Floats, Metric, Query
+from projections.segments import Mask, Rows, Segments
+
+__all__ = ["Kind", "Structure", "check_effort", "check_kind", "new_structure", "search"]
+
+Kind = Literal["auto", "flat", "ivf", "hnsw"]
+
+# An index that chooses for itself is exact up to so many rows.
+AUTO_ROWS = 250_000
+# One that is told to have inverted lists has them from so many full segments on: 65,536 rows. Fewer are gone through as
+# fast, and make centroids that do not suit what comes later.
+LISTS_FROM = 4
+# Selections of so many of the rows that a structure has, or of such a share of them, are searched exactly.
+FEW_ROWS = 20_000
+FEW_SHARE = 0.1
+# So many candidates for k hits: the ten best by codes are among the 33 best or so of sentence embeddings.
+PER_HIT = 2
+SPARE = 48
+
+
+class Structure(Protocol):
+    """What finds candidates among the rows of full segments."""
+
+    @property
+    def kind(self) -> str:
+        """What hits that were found by it say."""
+
+    def fold(self, coded: Sequence[Codes]) -> None:
+        """Take the full segments that are new; `coded` has the codes of all of them."""
+
+    def covered(self, full: int) -> list[int]:
+        """The segments that candidates come from, of a history that has so many full ones; maybe none."""
+
+    def candidates(self, query: Query, most: int, selected: Mask, effort: float) -> Rows:
+        """About the best `most` of the selected rows of the covered segments; `selected` covers full segments."""
+
+
+def check_kind(kind: str) -> Kind:
+    """The kind, or `InvalidOperation`."""
+    for known in get_args(Kind):
+        if kind == known:
+            return known  # type: ignore[no-any-return]
+    raise InvalidOperation(f"kind is {kind!r}: give 'auto', 'flat', 'ivf' or 'hnsw'")
+
+
+def check_effort(effort: float) -> float:
+    """The effort, or `InvalidOperation`."""
+    if isinstance(effort, bool) or not isinstance(effort, (int, float, np.number)) or not 0 < effort < float("inf"):
+        raise InvalidOperation(f"effort is {effort!r}: give a number above 0; 1 is the usual effort")
+    return float(effort)
+
+
+def new_structure(kind: Kind, metric: Metric, segment_rows: int) -> InvertedLists | Graph | None:
+    """An empty structure for an index of a kind; None where every search is exact."""
+    if kind == "flat":
+        return None
+    if kind == "hnsw":
+        return Graph(metric, segment_rows)
+    return InvertedLists(metric, segment_rows, LISTS_FROM if kind == "ivf" else -(-AUTO_ROWS // segment_rows))
+
+
+def search(
+    segments: Segments, structure: Structure | None, query: Vector, k: int, selected: Mask, effort: float
+) -> tuple[Rows, Floats, Kind]:
+    """The `k` best of the selected rows, their scores, and how they were found: `"flat"` says that it was exactly.
+
+    `selected` covers the rows that there were at the position that is searched.
+    """
+    if structure is not None:
+        found = _approximately(segments, structure, query, k, selected, effort)
+        if found is not None:
+            return *found, check_kind(structure.kind)
+    return *nearest(segments, query, k, selected), "flat"
+
+
+def _approximately(
+    segments: Segments, structure: Structure, query: Vector, k: int, selected: Mask, effort: float
+) -> tuple[Rows, Floats] | None:
+    """What `nearest` gives, but for a few hits; None where the structure is no good for it.
+
+    Depends on the selection, and on what there was by then: an index that has grown since answers the same.
+    """
+    size = segments.segment_rows
+    full = len(selected) // size
+    parts = structure.covered(full)
+    most = PER_HIT * k + SPARE
+    there = sum(int(np.count_nonzero(selected[n * size : (n + 1) * size])) for n in parts)
+    if there <= max(FEW_ROWS, FEW_SHARE * len(parts) * size, most):
+        return None
+    candidates = structure.candidates(Query(segments.metric, query), most, selected[: full * size], effort)
+    rows, scores = nearest_beside(segments, query, k, selected, candidates, set(parts))
+    return (rows, scores) if len(rows) == k else None

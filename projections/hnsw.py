@@ -1,0 +1,161 @@
+"""A graph of near neighbours (HNSW), made by FAISS out of the 8-bit codes of full segments, for who asks for it.
+
+It is made by one thread, a segment at a time, with a random generator that is set by the number of the segment: so it
+is the same however the events came, by one FAISS on one kind of processor. A graph only grows, and has no past: it
+answers for histories with as many full segments as it has taken, and others are searched exactly.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import math
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+import faiss as _faiss
+import numpy as np
+
+from eventstore import Vector
+from projections.checkpoints import DataFile
+from projections.codes import Codes
+from projections.grid import LEVELS, Bytes, Grid, unpacked
+from projections.scoring import Floats, Metric, Query
+from projections.segments import Mask, Rows
+
+__all__ = ["Graph"]
+
+faiss: Any = _faiss  # its types lack much of what a graph has
+
+_NEIGHBOURS = 16
+_BREADTH_OF_ADDING = 100
+# How many rows a search keeps in view at effort 1.
+_BREADTH = 128
+_SEED = 20_261_124
+# A query further away than this many times the farthest row sees all rows in one direction.
+_FAR = 1e6
+
+
+@contextlib.contextmanager
+def _one_thread() -> Iterator[None]:
+    threads = faiss.omp_get_max_threads()
+    faiss.omp_set_num_threads(1)
+    try:
+        yield
+    finally:
+        faiss.omp_set_num_threads(threads)
+
+
+class Graph:
+    """The graph of an index. `taken` says of each full segment seen so far whether it is in it.
+
+    One whose numbers do not fit the grid of the first is not: a search goes through it as it is.
+    """
+
+    kind = "hnsw"
+
+    def __init__(self, metric: Metric, segment_rows: int) -> None:
+        self.taken: list[bool] = []
+        # The file that holds it as it is, if there is one.
+        self.written: DataFile | None = None
+        self._metric: Metric = metric
+        self._segment_rows = segment_rows
+        self._grid = Grid(metric, np.zeros(0))
+        self._unit = 1.0
+        self._index: Any = None
+
+    def fold(self, coded: Sequence[Codes]) -> None:
+        """Take the full segments that are new; `coded` has the codes of all of them."""
+        for number in range(len(self.taken), len(coded)):
+            if self._index is None:
+                self._scale_by(coded[0])
+                self._index = self._empty()
+            codes, fits = self._grid.recoded(coded[number])
+            if fits:
+                self._index.hnsw.rng = faiss.RandomGenerator(_SEED + number)
+                with _one_thread():
+                    self._index.add(self._rows_of(codes))
+                self.written = None
+            self.taken.append(fits)
+
+    def _scale_by(self, codes: Codes) -> None:
+        self._grid = Grid.of(self._metric, [codes])
+        self._unit = LEVELS * float(self._grid.scale.max()) or 1.0
+
+    def _empty(self) -> Any:
+        kind = faiss.METRIC_L2 if self._metric == "l2" else faiss.METRIC_INNER_PRODUCT
+        dimension = len(self._grid.scale)
+        index = faiss.IndexHNSWSQ(dimension, faiss.ScalarQuantizer.QT_8bit, _NEIGHBOURS, kind)
+        index.hnsw.efConstruction = _BREADTH_OF_ADDING
+        # FAISS reads a code c as least + (c + 0.5) / 255 * span: this makes it (c - 128) * scale.
+        scale = self._grid.scale / self._unit
+        trained = np.concatenate([-128.5 * scale, 255.0 * scale]).astype(np.float32)
+        storage = faiss.downcast_index(index.storage)
+        faiss.copy_array_to_vector(trained, storage.sq.trained)
+        storage.is_trained = index.is_trained = True
+        return index
+
+    def _rows_of(self, codes: Bytes) -> Vector:
+        return unpacked(codes) * (self._grid.scale / self._unit).astype(np.float32)
+
+    # Checkpoints
+
+    def packed(self) -> bytes:
+        """The graph for `restore`, once it has taken a segment."""
+        packed: bytes = faiss.serialize_index(self._index).tobytes()
+        return packed
+
+    def restore(self, coded: Sequence[Codes], taken: Sequence[bool], packed: bytes) -> None:
+        """Take a graph that `packed` made, by the same FAISS, and that has been found undamaged.
+
+        Raises:
+            ValueError: it is no graph of these segments.
+        """
+        limits = faiss.get_deserialization_loop_limit(), faiss.get_deserialization_vector_byte_limit()
+        try:
+            # No part of it is longer than the whole.
+            faiss.set_deserialization_loop_limit(len(packed))
+            faiss.set_deserialization_vector_byte_limit(8 * len(packed))
+            index = faiss.deserialize_index(np.frombuffer(packed, dtype=np.uint8))
+        except RuntimeError as error:
+            raise ValueError(str(error).splitlines()[0]) from error
+        finally:
+            faiss.set_deserialization_loop_limit(limits[0])
+            faiss.set_deserialization_vector_byte_limit(limits[1])
+        self._scale_by(coded[0])
+        like = self._empty()
+        rows = sum(taken) * self._segment_rows
+        if (
+            not isinstance(index, faiss.IndexHNSWSQ)
+            or (index.d, index.metric_type, index.ntotal) != (like.d, like.metric_type, rows)
+            or index.hnsw.nb_neighbors(1) != _NEIGHBOURS
+            or len(taken) != len(coded)
+        ):
+            raise ValueError(f"it is no graph of {rows} rows of dimension {like.d}")
+        index.hnsw.efConstruction = _BREADTH_OF_ADDING
+        self._index, self.taken = index, list(taken)
+
+    # Searching
+
+    def covered(self, full: int) -> list[int]:
+        """The segments that candidates come from, of a history that has so many full ones; maybe none."""
+        return [number for number in range(full) if self.taken[number]] if full == len(self.taken) else []
+
+    def candidates(self, query: Query, most: int, selected: Mask, effort: float) -> Rows:
+        """About the best `most` of the selected rows of the covered segments; `selected` covers full segments."""
+        size, parts = self._segment_rows, np.flatnonzero(self.taken)
+        chosen = selected.reshape(-1, size)[parts].ravel()
+        share = np.count_nonzero(chosen) / len(chosen)
+        parameters = faiss.SearchParametersHNSW(
+            # Few of those in view are selected.
+            efSearch=max(most, math.ceil(effort * _BREADTH / share)),
+            sel=None if share == 1 else faiss.IDSelectorBitmap(np.packbits(chosen, bitorder="little")),
+        )
+        _, found = self._index.search(self._asked(query.wide)[None, :], most, params=parameters)
+        ids = found[0][found[0] >= 0].astype(np.int64)
+        rows: Rows = parts[ids // size] * size + ids % size
+        return rows
+
+    def _asked(self, vector: Floats) -> Vector:
+        if self._metric == "l2":
+            return np.clip(vector / self._unit, -_FAR, _FAR).astype(np.float32)
+        return (vector / (float(np.abs(vector).max()) or 1.0)).astype(np.float32)
