@@ -225,3 +225,6 @@ def test_headers_that_no_append_records(tmp_path: Path, column: str, value: obje
         ):
             with contextlib.suppress(AsofError):
                 read()
+        if column in ("recorded_at", "occurred_at", "type", "embedding_seq"):
+            with pytest.raises(CorruptHistory, match=r"event (9|4611686018427387904) "):
+                list(store.events())

@@ -314,6 +314,21 @@ def test_an_index_of_times_that_lies(tmp_path: Path, to: int) -> None:
                     read()
 
 
+@pytest.mark.parametrize("value", ["1", "3", "02", "two", "٢", "", "9" * 5000, None])
+def test_a_dimension_that_was_changed_is_refused(tmp_path: Path, value: str | None) -> None:
+    """No hash covers it, and the first embedding says what it is."""
+    make(tmp_path)
+    change = ("DELETE FROM settings", ()) if value is None else ("UPDATE settings SET value = ?", (value,))
+    _tamper(database(tmp_path), (change,))
+    assert {fault.kind for fault in verify(database(tmp_path)).faults} == {"settings"}
+    with EventStore(database(tmp_path)) as store:
+        with pytest.raises(CorruptHistory, match="dimension"):
+            store.dimension  # noqa: B018
+        with pytest.raises(CorruptHistory, match="dimension"):
+            store.add("x", vector=[1, 2])
+        assert len(list(store.events())) == 9
+
+
 # -- a single row sealed anew -------------------------------------------------------------------------------
 
 
