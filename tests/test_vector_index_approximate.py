@@ -362,6 +362,24 @@ def test_threads_make_no_difference(store: EventStore, tmp_path: Path) -> None:
     assert found[0] == found[1]
 
 
+def test_a_graph_is_made_by_one_thread(store: EventStore, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Several would race for the same links."""
+    import faiss
+
+    seen: list[int] = []
+    original = Graph._rows_of
+    monkeypatch.setattr(
+        Graph, "_rows_of", lambda *given: (seen.append(faiss.omp_get_max_threads()), original(*given))[1]
+    )
+    threads = faiss.omp_get_max_threads()
+    try:
+        faiss.omp_set_num_threads(3)
+        open_index(store, "hnsw").catch_up()
+    finally:
+        faiss.omp_set_num_threads(threads)
+    assert set(seen) == {1}
+
+
 def test_codes_of_a_full_segment_are_the_same_in_any_batches() -> None:
     """To the last bit, norms too: what is made out of them is."""
     matrix = clustered(64, dimension=384)
