@@ -68,8 +68,8 @@ class Segment:
     def _code(self) -> None:
         held, coded = self.vectors.all(), self.codes.rows
         if self.full:
-            # Once more, with the scale that suits all of its rows; and with norms that do not depend, in their last
-            # bits, on how many rows came at once.
+            # Once more, with the scale that suits all of its rows; and with norms summed in the fixed order, so that
+            # the codes are the same to the last bit wherever and in what batches the rows came.
             for start in range(0, self.rows, _UNCODED_ROWS):
                 some = held[start : start + _UNCODED_ROWS]
                 self._norms[start : start + len(some)] = norms_of(some)

@@ -110,7 +110,7 @@ class TestSearch:
     def test_a_damaged_checkpoint_is_one_warning(self, db: Path) -> None:
         """And the answer is right all the same."""
         ok("checkpoint", db)
-        (segment,) = (db.parent / "h.db.index").glob("segment-*")
+        (segment,) = (db.parent / "h.db.index").glob("vectors-*")
         segment.write_bytes(b"x" * segment.stat().st_size)
         result = call("search", db, "the sun shines", "-k", 1, "--json")
         assert json.loads(result.stdout)["hits"][0]["memory_id"] == "sun"

@@ -262,7 +262,7 @@ def test_the_page_describes_the_files_of_a_full_segment(made_from_the_page: Even
 def test_the_page_describes_the_files_of_an_approximate_index(tmp_path: Path) -> None:
     """The members of `structure`, one uint16 a row in each full segment's lists, and float64 centroids."""
     with EventStore(tmp_path / "x.db") as store:
-        store.add_many([""] * 11, vectors=[[math.cos(n), math.sin(n)] for n in range(11)])
+        store.add_many([""] * 11, vectors=[[(-1) ** n, (-1) ** (n // 2)] for n in range(11)])
         for kind in ("flat", "hnsw", "ivf"):
             directory = tmp_path / kind
             with VectorIndex(store, kind=kind, segment_rows=2, directory=directory) as index:  # type: ignore[arg-type]

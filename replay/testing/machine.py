@@ -335,6 +335,12 @@ class MemoryMachine(MachineBase):
                 content[at % len(content)] ^= 1 << bit
                 path.write_bytes(content)
             self._reopen_projections()
+            with warnings.catch_warnings():
+                warnings.simplefilter("ignore", CheckpointWarning)
+                for projection in self.projections:
+                    # What is only read when it is needed may be damaged still: it is named here, once, and mended.
+                    if hasattr(projection, "faults"):
+                        projection.faults()
 
     @rule()
     def lose_the_checkpoints(self) -> None:
