@@ -341,12 +341,9 @@ class Connections:
             self._fold_log(connection, LOG_LIMIT)
 
     def _begin(self, connection: sqlite3.Connection) -> None:
-        """Take the write lock, waiting for other processes up to `timeout`.
-
-        SQLite's own waiting sleeps for longer and longer, up to 100 ms, so one that waits already loses to whoever
-        comes again at once: of four writers two got nothing in four seconds. Asking every other millisecond, each
-        gets its turn.
-        """
+        """Take the write lock, waiting for other processes up to `timeout`."""
+        # SQLite's own waiting sleeps ever longer, so one that waits loses to whoever comes again at once: of four
+        # writers two got nothing in four seconds. Asking every other millisecond, each gets its turn.
         deadline = time.monotonic() + self.timeout
         while True:
             try:

@@ -48,9 +48,7 @@ _KEPT_GENERATIONS = 2
 _STALE_SECONDS = {".part": 3600.0, ".bin": 3600.0, ".set-aside": 7 * 86400.0}
 _MANIFEST_LIMIT = 16 * 2**20
 _KINDS = "rows|vectors|codes|metadata|lists|middles|graph"
-_OURS = re.compile(
-    rf"(generation-\d{{6,12}}\.json|({_KINDS})-[0-9a-z.-]{{1,80}})(\.[0-9a-f]{{16}}\.part|\.set-aside)?"
-)
+_OURS = re.compile(rf"(generation-\d{{6,12}}\.json|({_KINDS})-[0-9a-z.-]{{1,80}})(\.[0-9a-f]{{16}}\.part|\.set-aside)?")
 # Without waiting for whoever writes into a pipe. Windows has neither.
 NO_LINK = getattr(os, "O_NOFOLLOW", 0) | getattr(os, "O_NONBLOCK", 0)
 
@@ -181,6 +179,7 @@ class Checkpoints:
             self._good.discard(file.name)
             self._set_aside(path)
             raise Unusable(f"{file.name} does not match its digest")
+        self._good.add(file.name)
         return content
 
     def look_at(self, file: DataFile) -> Path:

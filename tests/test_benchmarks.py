@@ -80,6 +80,7 @@ SEARCHING = [
 ]
 
 
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")  # what the error leaves open
 @pytest.mark.parametrize("command", SEARCHING)
 def test_a_wrong_index_has_no_time(
     command: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]

@@ -12,7 +12,7 @@ import pytest
 
 from eventstore import EventStore
 from projections import VectorIndex
-from projections.scoring import exact_scores, norms_of
+from projections.scoring import exact_scores
 from replay import diff, restore, state, verify
 
 DATA = Path(__file__).resolve().parents[2] / "shared" / "data"
@@ -84,7 +84,7 @@ def test_at_fifty_instants_search_is_brute_force_over_the_file(til: Any) -> None
         for at, notes in instants_of(records, 50):
             query = vectors[rng.integers(len(vectors))]
             numbers = np.array([note["vector"] for note in notes.values()])
-            scores = exact_scores("cosine", query, vectors[numbers], norms_of(vectors[numbers]))
+            scores = exact_scores("cosine", query, vectors[numbers])
             best = np.argsort(-scores, kind="stable")[:10]
             hits = index.search(query, k=10, as_of=at)
             assert [hit.score for hit in hits] == scores[best].tolist()

@@ -20,9 +20,6 @@ from projections import VectorIndex, approximate
 from replay.testing import MemoryMachine
 from tests.profiles import scaled
 
-# Vectors past `vector_memory` are read from a checkpoint, which the machine may have removed.
-pytestmark = pytest.mark.filterwarnings("ignore::projections.CheckpointWarning")
-
 
 class EveryMetric(MemoryMachine):
     """One index for each metric, in segments so small that there are several; vectors in memory, in files, in both."""

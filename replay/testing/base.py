@@ -8,6 +8,7 @@ from __future__ import annotations
 import os
 import shutil
 import tempfile
+import warnings
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from datetime import datetime
@@ -20,7 +21,7 @@ from hypothesis.stateful import RuleBasedStateMachine
 from eventstore import AsofError, EventStore, HashingEmbedder, Operation
 from eventstore.testing import ManualClock, ModelEvent, ModelStore
 from eventstore.testing.model import CONTEXT, json_of
-from projections import VectorIndex
+from projections import CheckpointWarning, VectorIndex
 
 __all__ = ["MachineBase"]
 
@@ -38,6 +39,7 @@ class MachineBase(RuleBasedStateMachine):
 
     def __init__(self) -> None:
         super().__init__()
+        self._ignoring: warnings.catch_warnings[None] | None = None
         self._folders: list[Path] = []
         self.folder = self._new_folder()
         self.clock = ManualClock()
@@ -103,6 +105,16 @@ class MachineBase(RuleBasedStateMachine):
             self._close()
         for folder in self._folders:
             shutil.rmtree(folder, ignore_errors=True)
+        if self._ignoring is not None:
+            self._ignoring.__exit__(None, None, None)
+            self._ignoring = None
+
+    def _expect_warnings(self) -> None:
+        """From now on files of the projections are damaged or gone, and whoever finds it out warns of it."""
+        if self._ignoring is None:
+            self._ignoring = warnings.catch_warnings()
+            self._ignoring.__enter__()
+            warnings.simplefilter("ignore", CheckpointWarning)
 
     # What the model learns
 

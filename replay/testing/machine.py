@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import warnings
 from collections.abc import Callable, Sequence
 from contextlib import suppress
 from datetime import datetime, timedelta
@@ -27,7 +26,7 @@ from eventstore import (
 )
 from eventstore.testing import CheckedFilter, ModelEvent, Refused, jumps
 from eventstore.testing.model import CONTEXT, json_of
-from projections import CheckpointWarning, project
+from projections import project
 from projections.testing import assert_consistent, brute_force_search
 from projections.testing.contract import Breaking, Broken
 from projections.testing.search import Found, assert_plausible, difference
@@ -328,6 +327,7 @@ class MemoryMachine(MachineBase):
         """A bit of a projection's files flips, and they are opened again: nothing is lost, nothing is wrong."""
         files = self._projection_files()
         if files:
+            self._expect_warnings()
             path = files[at % len(files)]
             content = bytearray(path.read_bytes())
             if content:
@@ -335,17 +335,16 @@ class MemoryMachine(MachineBase):
                 content[at % len(content)] ^= 1 << bit
                 path.write_bytes(content)
             self._reopen_projections()
-            with warnings.catch_warnings():
-                warnings.simplefilter("ignore", CheckpointWarning)
-                for projection in self.projections:
-                    # What is only read when it is needed may be damaged still: it is named here, once, and mended.
-                    if hasattr(projection, "faults"):
-                        projection.faults()
+            for projection in self.projections:
+                # What is only read when it is needed may be damaged still: it is named here, once, and mended.
+                if hasattr(projection, "faults"):
+                    projection.faults()
 
     @rule()
     def lose_the_checkpoints(self) -> None:
         """The files of the projections vanish, and those that are open go on."""
         for path in self._projection_files():
+            self._expect_warnings()
             path.unlink()
 
     def _projection_files(self) -> list[Path]:
@@ -359,9 +358,7 @@ class MemoryMachine(MachineBase):
         )
 
     def _reopen_projections(self) -> None:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore", CheckpointWarning)
-            self.projections = list(self.open_projections())
+        self.projections = list(self.open_projections())
         self.opened()
 
     # The past brought back
