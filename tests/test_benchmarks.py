@@ -37,6 +37,9 @@ from tests.pages import ROOT
 PAGE = ROOT / "docs" / "performance.md"
 ROWS = {"one-add": 4, "threads": 32, "instant": 30}
 
+# What an error leaves open is closed when it is collected.
+pytestmark = pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
+
 
 @pytest.fixture(autouse=True)
 def _small_and_the_same_everywhere(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -80,7 +83,6 @@ SEARCHING = [
 ]
 
 
-@pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")  # what the error leaves open
 @pytest.mark.parametrize("command", SEARCHING)
 def test_a_wrong_index_has_no_time(
     command: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
