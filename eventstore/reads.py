@@ -88,8 +88,9 @@ class Reader:
         """The chain's hash at a position, hexadecimal; None beyond the head."""
         if position == 0:
             return GENESIS.hex()
-        rows = self._connections.fetch("SELECT hash FROM events WHERE seq = ?", (position,))
-        return rows[0][0].hex() if rows else None
+        if not 1 <= position <= self.head()[0]:
+            return None
+        return self._rows.headers([position])[position].hash.hex()
 
     def last_at(self, microseconds: int) -> int:
         """Position of the last event that was recorded no later; 0 if none was."""
@@ -97,7 +98,7 @@ class Reader:
         found = int(rows[0][0]) if rows else 0
         # Times never decrease, so the events on both sides of the cut prove it, whatever the index said.
         head = self.head()[0]
-        if found > head:
+        if not 0 <= found <= head:
             raise self._rows.damaged(found, "is in the index of times and nowhere else")
         beside = [seq for seq in (found, found + 1) if 1 <= seq <= head]
         for header in self._rows.headers(beside).values():

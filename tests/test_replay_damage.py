@@ -381,6 +381,19 @@ def test_ranges_that_touch_are_one() -> None:
     assert [position for position in range(15) if position in ranges] == [1, 2, 3, 4, 6, 7, 8, 9, 10, 11, 12]
 
 
+@given(st.sets(st.integers(1, 30)), st.lists(st.tuples(st.integers(1, 30), st.integers(0, 9)), max_size=6))
+def test_ranges_without_others_are_what_is_left(there: set[int], taken: list[tuple[int, int]]) -> None:
+    """As sets of positions would say it, whether the others overlap or not."""
+    ranges = Ranges()
+    for position in sorted(there):
+        ranges.add(position, position)
+    holes = sorted((first, first + more) for first, more in taken)
+    left = ranges.without(holes)
+    expected = there - {position for first, last in holes for position in range(first, last + 1)}
+    assert {position for first, last in left for position in range(first, last + 1)} == expected
+    assert all(first <= last for first, last in left)
+
+
 def test_damage_is_never_raised_by_the_store_as_anything_else(tmp_path: Path, tiny: Sound) -> None:
     """What verify calls unreadable the store refuses with an error of its own."""
     content = tiny.content.replace(b"Alice likes tea", b"Alice l\xffkes tea")

@@ -8,8 +8,11 @@ from typing import Any
 
 import pytest
 
+from eventstore import EventStore
+from projections import CheckpointWarning, VectorIndex
+from replay import verify
 from tests.crash.lab import LONG
-from tests.damage.subject import Subject, database, deadline, index_directory, run_noting
+from tests.damage.subject import Subject, database, deadline, index_directory, make, run_noting
 
 BATCHES = 8 if LONG else 1
 SAMPLE = 120
@@ -57,8 +60,22 @@ def cut_database(directory: Path, batch: int) -> dict[str, int]:
     """In the lab."""
     subject = Subject.made(directory)
     content = database(subject.sound).read_bytes()
-    cases = _mine(list(range(len(content))), batch)
+    cases = _mine(list(range(1, len(content))), batch)
     return _damaged(subject, database(subject.work), [(length, content[:length]) for length in cases])
+
+
+def test_a_database_cut_to_nothing(tmp_path: Path) -> None:
+    """An empty file is what a new history begins as, so it opens as one: verify and an index that had more say so."""
+    head = make(tmp_path)
+    database(tmp_path).write_bytes(b"")
+    report = verify(database(tmp_path), against=[head])
+    assert {fault.kind for fault in report.faults} == {"file", "against"}
+    assert (report.good, report.head) == ([], None)
+    with EventStore(database(tmp_path)) as store:
+        with pytest.warns(CheckpointWarning, match="at position 7 and the history ends at 0"):
+            VectorIndex(store)
+        assert store.position == 0
+    assert [fault.kind for fault in verify(database(tmp_path), against=[head]).faults] == ["against"]
 
 
 # -- the checkpoint -----------------------------------------------------------------------------------------

@@ -17,6 +17,7 @@ import pytest
 from eventstore import CorruptHistory, EventStore
 from eventstore.events import EventRow
 from eventstore.hashing import event_hash, payload_digest
+from projections import VectorIndex
 from replay import verify
 from tests.cli_support import call
 from tests.damage.subject import Refused, Subject, answers, database, deadline, make, run_noting
@@ -286,7 +287,7 @@ def test_a_checkpoint_is_a_head_kept_beside(tmp_path: Path, attack: Callable[[Pa
 # -- an index of SQLite's that lies ---------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("to", [1, 3, 67])
+@pytest.mark.parametrize("to", [1, 3, 67, 0x83])
 def test_an_index_of_times_that_lies(tmp_path: Path, to: int) -> None:
     """An entry that names another event, one that is there or not: no instant means another position."""
     make(tmp_path)
@@ -327,6 +328,27 @@ def test_a_dimension_that_was_changed_is_refused(tmp_path: Path, value: str | No
         with pytest.raises(CorruptHistory, match="dimension"):
             store.add("x", vector=[1, 2])
         assert len(list(store.events())) == 9
+
+
+@pytest.mark.parametrize(("before", "serial_type"), [(-7, 0x80), (1, 0), (1, 8), (1, 0x4B), (1, 0x4D)])
+def test_a_hash_that_is_no_hash(tmp_path: Path, before: int, serial_type: int) -> None:
+    """The type of a column changed in the row itself, where no constraint looks: absent, null, a number, text."""
+    make(tmp_path)
+    path = database(tmp_path)
+    with closing(sqlite3.connect(path)) as connection:
+        event_id = connection.execute("SELECT event_id FROM events WHERE seq = 7").fetchone()[0]
+    content = bytearray(path.read_bytes())
+    # 0x4C: a blob of 32 bytes. The types of digest and hash are the last of the row's header; then its columns begin.
+    # With 0x80 two types before them become one, and the row is a column short.
+    content[content.index(b"\x4c\x4c" + event_id.encode()) + before] = serial_type
+    path.write_bytes(content)
+    assert 7 in {fault.position for fault in verify(path).faults}
+    with EventStore(path) as store:
+        for read in (lambda: store.hash_at(7), lambda: store.head_at(7), lambda: VectorIndex(store).search([1, 1])):
+            with pytest.raises(CorruptHistory):
+                read()
+        assert store.hash_at(5) is not None
+        assert (store.hash_at(0), store.hash_at(10), store.hash_at(-1)) == ("0" * 64, None, None)
 
 
 # -- a single row sealed anew -------------------------------------------------------------------------------
