@@ -40,7 +40,8 @@ def nearest_beside(
 ) -> tuple[Rows, Floats]:
     """The `k` best of the candidates, and of the selected rows in all segments that are not passed over."""
     size = segments.segment_rows
-    contest = _Contest(segments, query, k)
+    asked = Query(segments.metric, query)
+    contest = _Contest(segments, asked, k)
     contest.score(candidates)
     counts = {
         number: int(np.count_nonzero(selected[number * size : (number + 1) * size]))
@@ -56,7 +57,7 @@ def nearest_beside(
         for number, count in counts.items()
         if count
     }
-    _compete(contest, segments, Query(segments.metric, query), masks, counts)
+    _compete(contest, segments, asked, masks, counts)
     return contest.best()
 
 
@@ -91,7 +92,7 @@ def _compete(
 class _Contest:
     """Rows scored exactly so far. `least` is the k-th best of them, minus infinity while there are fewer."""
 
-    def __init__(self, segments: Segments, query: Vector, k: int) -> None:
+    def __init__(self, segments: Segments, query: Query, k: int) -> None:
         self._segments = segments
         self._query = query
         self.k = k
@@ -101,10 +102,15 @@ class _Contest:
 
     def score(self, rows: Rows) -> None:
         """Score those of the rows that are not yet."""
-        fresh = rows[~np.isin(rows, self._rows)] if len(self._rows) else rows
+        if len(self._rows) <= _FEW:
+            known = set(self._rows.tolist())  # of so few it is faster than sorting them
+            fresh = np.array([row for row in rows.tolist() if row not in known], dtype=np.int64) if known else rows
+        else:
+            fresh = rows[~np.isin(rows, self._rows)]
         for start in range(0, len(fresh), _ROWS_AT_ONCE):
             some = fresh[start : start + _ROWS_AT_ONCE]
-            scores = exact_scores(self._segments.metric, self._query, self._segments.vectors(some))
+            vectors = self._segments.vectors(some)
+            scores = exact_scores(self._segments.metric, self._query.recorded, vectors, self._query.length)
             self._rows = np.concatenate([self._rows, some])
             self._scores = np.concatenate([self._scores, scores])
         if len(self._scores) >= self.k:

@@ -65,21 +65,25 @@ def norms_of(vectors: npt.NDArray[np.floating[Any]]) -> Floats:
     return np.sqrt(_sums(wide))
 
 
-def exact_scores(metric: Metric, query: Vector, vectors: Vector) -> Floats:
+def exact_scores(metric: Metric, query: Vector, vectors: Vector, length: float | None = None) -> Floats:
     """The scores of rows, shape `(rows,)`; higher is better.
 
     cosine: q.x / (|q| |x|), 0 where x is all zeros. ip: q.x. l2: minus the squared distance, -|q - x|^2.
+    `length` is |q| by `norms_of`, where it is known already.
     """
     wide, asked = vectors.astype(np.float64), query.astype(np.float64)
     if metric == "l2":
         wide -= asked
         wide *= wide
         return 0.0 - _sums(wide)
-    products = _sums(wide * asked)
     if metric == "ip":
-        return products
-    wide *= wide
-    scale = np.sqrt(_sums(wide)) * norms_of(query[None, :])[0]
+        wide *= asked
+        return _sums(wide)
+    if length is None:
+        length = float(norms_of(query[None, :])[0])
+    # Both in one go: a row's sum does not depend on the others.
+    sums = _sums(np.concatenate([wide * asked, wide * wide]))
+    products, scale = sums[: len(wide)], np.sqrt(sums[len(wide) :]) * length
     cosines: Floats = np.divide(products, scale, out=np.zeros_like(products), where=scale > 0)
     return cosines
 
@@ -91,14 +95,17 @@ def quick_norms(vectors: Vector) -> Floats:
 
 
 class Query:
-    """A query as the metric sees it: for the cosine only its direction counts, so it is brought to length 1."""
+    """A query as the metric sees it: for the cosine only its direction counts, so it is brought to length 1.
+
+    `recorded` is as it was given and `length` its norm; `wide` is in float64, and `norm` is that one's.
+    """
 
     def __init__(self, metric: Metric, recorded: Vector) -> None:
         self.recorded = recorded
         self.wide: Floats = recorded.astype(np.float64)
-        self.norm = float(norms_of(recorded[None, :])[0])
+        self.length = self.norm = float(norms_of(recorded[None, :])[0])
         if metric == "cosine":
-            self.wide = self.wide / self.norm
+            self.wide = self.wide / self.length
             self.norm = 1.0
 
 
