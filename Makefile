@@ -30,8 +30,8 @@ test: $(STAMP) ## all tests but the slow ones, in parallel
 test-long: $(STAMP) ## all tests, twenty times the generated examples
 	ASOF_PROFILE=long $(PYTEST) -m "" --timeout=7200 $(ARGS)
 
-torture: $(STAMP) ## processes killed, power lost, disks failing, files damaged, thousands of times each
-	ASOF_PROFILE=long $(PYTEST) tests/crash tests/damage -rP --timeout=7200 $(ARGS)
+torture: $(STAMP) ## processes killed, power lost, disks failing, files damaged, threads and processes racing, thousands of times each
+	ASOF_PROFILE=long $(PYTEST) tests/crash tests/damage tests/races -rP --timeout=7200 $(ARGS)
 
 check: $(STAMP) ## lint, format, types
 	$(PY) -m ruff check .
