@@ -1,8 +1,8 @@
 """Appends of several threads that wait for the same disk share one sync.
 
-Whoever comes first leads: it commits for all who are waiting by then, wakes them, and hands the lead to the first of
-those who came meanwhile. Each is still an append of its own: its own instant, and its own error, which leaves the rest
-of the group alone.
+Whoever comes first leads: it commits for all who are waiting by then, wakes them, and wakes the first of those who came
+meanwhile to lead next. Each is still an append of its own: its own instant, and its own error, which leaves the rest of
+the group alone. Ctrl-C may come between any two steps: whoever waits looks now and then whether anybody leads.
 """
 
 from __future__ import annotations
@@ -19,13 +19,15 @@ from eventstore.operations import Prepared
 __all__ = ["AppendGroup", "Job"]
 
 _MOST_EVENTS = 10_000
+# Who waits looks again after so many seconds, should the one who was to wake it have been interrupted.
+_LOOK_AGAIN = 0.05
 
 
 @dataclass(slots=True, eq=False)
 class Job:
     """One append: what is asked, and then either the events or the error.
 
-    Its thread waits for `woken` and then finds the job `done`, or that it `leads`.
+    Its thread waits for `woken` and then finds the job `done`, or nobody who leads; `given_up` once it has gone.
     """
 
     operations: Sequence[Prepared]
@@ -33,7 +35,6 @@ class Job:
     recorded: list[Recorded] | None = None
     error: AsofError | None = None
     done: bool = False
-    leads: bool = False
     given_up: bool = False
     woken: threading.Semaphore = field(default_factory=lambda: threading.Semaphore(0))
 
@@ -51,27 +52,24 @@ class AppendGroup:
         self._commit = commit
         self._is_committed = is_committed
         self._waiting: list[Job] = []
-        self._led = False
+        self._leader: Job | None = None
         self._gate = threading.Lock()
 
     def run(self, job: Job) -> list[Recorded]:
         """Have the job committed, by this thread or by one before it; return its events or raise its error."""
-        with self._gate:
-            self._waiting.append(job)
-            job.leads, self._led = not self._led, True
         try:
-            if not job.leads:
-                job.woken.acquire()
-            if not job.done:
-                self._lead(job)
-        finally:
             with self._gate:
-                # Interrupted while waiting: nobody else shall record what this caller will not hear of.
-                job.given_up = True
-                if job in self._waiting:
-                    self._waiting.remove(job)
-            if job.leads:
-                self._hand_over()
+                self._waiting.append(job)
+            while not job.done:
+                self._lead_if_nobody_does(job)
+                if self._leader is not job:
+                    job.woken.acquire(timeout=_LOOK_AGAIN)
+                elif not job.done:
+                    self._lead(job)
+        finally:
+            # First: whatever else an interrupt keeps from being done, others see that this one leads no more.
+            job.given_up = True
+            self._leave(job)
         if job.error is not None:
             raise job.error
         assert job.recorded is not None
@@ -86,14 +84,26 @@ class AppendGroup:
                 if job.done and job is not own:
                     job.woken.release()
 
-    def _hand_over(self) -> None:
+    def _lead_if_nobody_does(self, job: Job) -> None:
         with self._gate:
-            following = self._waiting[0] if self._waiting else None
-            if following is None:
-                self._led = False
+            if self._leader is None or self._leader.given_up:
+                self._leader = job
+                if job not in self._waiting and not job.done:
+                    # A leader that was interrupted had taken it. What it committed it may not have said.
+                    job.done = job.recorded is not None and self._is_committed([job])
+                    self._waiting += [] if job.done else [job]
+
+    def _leave(self, job: Job) -> None:
+        with self._gate:
+            # Interrupted while waiting: nobody else shall record what this caller will not hear of.
+            if job in self._waiting:
+                self._waiting.remove(job)
+            if self._leader is not job:
                 return
-            following.leads = True
-        following.woken.release()
+            self._leader = None
+            following = self._waiting[0] if self._waiting else None
+        if following is not None:
+            following.woken.release()
 
     def _settle(self, jobs: list[Job], own: Job) -> None:
         try:

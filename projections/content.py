@@ -21,8 +21,8 @@ class Content:
     """An index's content at `position`: nothing but the fold of the history up to there.
 
     `structure` finds candidates where the kind has one; it takes a segment when that is full.
-    `written` has the files of segments that a checkpoint holds already, by number; `metadata_files` those from which
-    the next rows' metadata can be read, the next one last.
+    `written` has the files of segments that a checkpoint holds already, by number; `metadata_files` those that
+    hold the metadata of a segment's rows, and of how many, by number.
     """
 
     def __init__(self, metric: Metric, segment_rows: int, kind: Kind = "flat") -> None:
@@ -34,7 +34,7 @@ class Content:
         self.kind: Kind = kind
         self.structure = new_structure(kind, metric, segment_rows)
         self.metadata = MetadataIndex()
-        self.metadata_files: list[DataFile] = []
+        self.metadata_files: list[tuple[DataFile | None, int]] = []
         self.written: dict[int, SegmentFiles] = {}
 
     def take(self, columns: EventColumns) -> None:

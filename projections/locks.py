@@ -4,47 +4,67 @@ from __future__ import annotations
 
 import contextlib
 import threading
-from collections.abc import Iterator
+import weakref
+from collections.abc import Callable, Iterator
 
 __all__ = ["SharedLock"]
 
+# Whoever waits looks again after so many seconds, should the one who was to wake it have been interrupted.
+_LOOK_AGAIN = 0.05
+
+
+class _Holder:
+    """One who holds the lock or waits for it; forgotten where an interrupt kept it from taking its leave."""
+
+    __slots__ = ("__weakref__",)
+
 
 class SharedLock:
-    """Searches share it, changes take it alone. A waiting writer goes before readers that come later."""
+    """Searches share it, changes take it alone. A waiting writer goes before readers that come later.
+
+    Ctrl-C may come between any two steps. So nothing is counted: holders are known by name, from inside the `try` that
+    takes them out again.
+    """
 
     def __init__(self) -> None:
         self._condition = threading.Condition()
-        self._readers = 0
-        self._writers_waiting = 0
-        self._writing = False
+        self._readers: weakref.WeakSet[_Holder] = weakref.WeakSet()
+        self._waiting: weakref.WeakSet[_Holder] = weakref.WeakSet()
+        self._writing: weakref.WeakSet[_Holder] = weakref.WeakSet()
 
     @contextlib.contextmanager
     def shared(self) -> Iterator[None]:
         """Hold it together with other readers."""
-        with self._condition:
-            self._condition.wait_for(lambda: not self._writing and not self._writers_waiting)
-            self._readers += 1
+        holder = _Holder()
         try:
+            with self._condition:
+                self._wait_for(lambda: not self._writing and not self._waiting)
+                self._readers.add(holder)
             yield
         finally:
-            with self._condition:
-                self._readers -= 1
-                self._condition.notify_all()
+            self._leave(holder)
 
     @contextlib.contextmanager
     def exclusive(self) -> Iterator[None]:
         """Hold it alone."""
-        with self._condition:
-            self._writers_waiting += 1
-            try:
-                self._condition.wait_for(lambda: not self._writing and not self._readers)
-                self._writing = True
-            finally:
-                self._writers_waiting -= 1
-                self._condition.notify_all()
+        holder = _Holder()
         try:
+            with self._condition:
+                self._waiting.add(holder)
+                self._wait_for(lambda: not self._writing and not self._readers)
+                self._writing.add(holder)
+                self._waiting.discard(holder)
+                self._condition.notify_all()
             yield
         finally:
-            with self._condition:
-                self._writing = False
-                self._condition.notify_all()
+            self._leave(holder)
+
+    def _wait_for(self, condition: Callable[[], bool]) -> None:
+        while not condition():
+            self._condition.wait(_LOOK_AGAIN)
+
+    def _leave(self, holder: _Holder) -> None:
+        with self._condition:
+            for holders in (self._readers, self._waiting, self._writing):
+                holders.discard(holder)
+            self._condition.notify_all()

@@ -158,17 +158,19 @@ class MetadataIndex:
         header = orjson.dumps({"rows": count, "columns": columns})
         return b"".join([_HEADER.pack(len(header)), header, *(array.astype("<u4").tobytes() for array in arrays)])
 
-    def extend_packed(self, content: bytes) -> None:
-        """Take the next rows from what `packed` made.
+    def extend_packed(self, content: bytes, count: int) -> None:
+        """Take the next `count` rows from what `packed` made of them.
 
         Raises:
-            ValueError: the content is not what `packed` makes.
+            ValueError: the content is not what `packed` makes of so many rows.
         """
         start = self.rows
         try:
             (length,) = _HEADER.unpack_from(content)
             header = orjson.loads(content[_HEADER.size : _HEADER.size + length])
-            at, rows = _HEADER.size + length, int(header["rows"])
+            at, rows = _HEADER.size + length, header["rows"]
+            if rows != count:
+                raise ValueError(f"it is of {rows!r} rows and not of {count}")
             for key, values, count in header["columns"]:
                 pairs = np.frombuffer(content, dtype="<u4", count=2 * count, offset=at).reshape(count, 2).copy()
                 if count and (pairs[:, 0].max() >= rows or (np.diff(pairs[:, 0].astype(np.int64)) <= 0).any()):

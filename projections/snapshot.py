@@ -168,8 +168,9 @@ def _read(checkpoints: Checkpoints, manifest: Manifest, content: Content, vector
             segments.add(_vectors(checkpoints.read_data(files.vectors), manifest.dimension))
         if count == size and metric == manifest.metric:
             content.written[number] = files
-    content.metadata_files = [files.metadata for files in manifest.segments if files.metadata is not None]
-    content.metadata_files.reverse()
+    content.metadata_files = [
+        (files.metadata, min(size, rows - number * size)) for number, files in enumerate(manifest.segments)
+    ]
     read_structure(checkpoints, manifest, content)
 
 

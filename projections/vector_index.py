@@ -33,7 +33,7 @@ from eventstore.versions import Positions
 from projections.answers import Answer, hits_of, query_vectors
 from projections.approximate import Kind, check_effort, check_kind, search
 from projections.audit import Audit, named
-from projections.checkpoints import Checkpoints, CheckpointWarning, Unusable
+from projections.checkpoints import Checkpoints, CheckpointWarning, DataFile, Unusable
 from projections.columns import columns_of
 from projections.content import Content
 from projections.hits import Hits
@@ -384,22 +384,24 @@ class VectorIndex:
                     missing = content.table.born[content.metadata.rows :][:_METADATA_AT_ONCE].tolist()
                 if not missing:
                     return
-                if content.metadata_files:
-                    self._read_metadata(content)
-                    continue
+                number, inside = divmod(content.metadata.rows, self._segment_rows)
+                if not inside and number < len(content.metadata_files):
+                    file, rows = content.metadata_files[number]
+                    if file is not None:
+                        self._read_metadata(content, file, rows)
+                        continue
                 texts = [text for _, text in self._store.metadata_json(missing)]
                 with self._lock.exclusive():
                     if self._content is content:
                         content.metadata.extend(texts)
 
-    def _read_metadata(self, content: Content) -> None:
+    def _read_metadata(self, content: Content, file: DataFile, rows: int) -> None:
         """Take the next rows' metadata from the checkpoint; what cannot be read there the history has."""
         assert self._checkpoints is not None
         try:
-            packed = self._checkpoints.read_data(content.metadata_files[-1])
+            packed = self._checkpoints.read_data(file)
             with self._lock.exclusive():
-                content.metadata.extend_packed(packed)
-            content.metadata_files.pop()
+                content.metadata.extend_packed(packed, rows)
         except (Unusable, ValueError) as error:
             content.metadata_files.clear()
             warnings.warn(f"metadata in {self.directory} were passed over: {error}", CheckpointWarning, stacklevel=5)

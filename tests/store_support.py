@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 
 import eventstore.testing as kit
 from eventstore import AsofError, EventStore, Operation
-from eventstore.group import AppendGroup
+from eventstore.group import AppendGroup, Job
 from eventstore.testing import MICROSECOND, START, ModelEvent, ModelStore
 from eventstore.testing import ManualClock as Clock
 
@@ -97,10 +97,11 @@ def as_told(vector: Any) -> list[float] | None:
 @contextlib.contextmanager
 def lead_of(group: AppendGroup) -> Iterator[None]:
     """Until the end of the block appends gather: this thread leads them, and then hands over."""
+    this = Job([], None)
     with group._gate:
-        assert not group._led
-        group._led = True
+        assert group._leader is None
+        group._leader = this
     try:
         yield
     finally:
-        group._hand_over()
+        group._leave(this)

@@ -63,7 +63,7 @@ def test_a_write_from_inside_an_import_is_refused_while_others_wait(tmp_path: Pa
 
         def records() -> Any:
             waiting.start()
-            while not store._writer._group._led:
+            while store._writer._group._leader is None:
                 pass
             with pytest.raises(InvalidOperation, match="inside another"):
                 store.add("inner", vector=[1.0])

@@ -212,6 +212,7 @@ def test_damaged_metadata_are_passed_over(store: EventStore, damage: str) -> Non
         b"\x05\x00\x00\x00{}",
         b"\x02\x00\x00\x00{}",
         b'\x19\x00\x00\x00{"rows":1,"columns":[[1]]}',
+        b'\x17\x00\x00\x00{"rows":2,"columns":[]}',
         b'\x22\x00\x00\x00{"rows":1,"columns":[["a",[1],2]]}' + bytes(16),
         b'\x22\x00\x00\x00{"rows":1,"columns":[["a",[1],1]]}' + bytes(16),
         b'\x22\x00\x00\x00{"rows":1,"columns":[["a",[1],1]]}\x00\x00\x00\x00\x07\x00\x00\x00',
@@ -222,5 +223,34 @@ def test_packed_metadata_that_make_no_sense_are_refused(content: bytes) -> None:
     index = MetadataIndex()
     index.extend(['{"a":1}'])
     with pytest.raises(ValueError, match=r"."):
-        index.extend_packed(content)
+        index.extend_packed(content, 1)
     assert index.rows == 0
+
+
+@pytest.mark.parametrize("after", [False, True])
+@pytest.mark.parametrize("file", range(4))
+def test_an_interrupt_while_metadata_are_read_costs_no_answer(
+    store: EventStore, monkeypatch: pytest.MonkeyPatch, file: int, after: bool
+) -> None:
+    """Before a file's rows are taken, or right after: no file is taken twice, and none is left out."""
+    with open_index(store) as index:
+        expected = filtered(index)
+        index.checkpoint()
+    original, taken = MetadataIndex.extend_packed, [0]
+
+    def interrupted(self: MetadataIndex, content: bytes, count: int) -> None:
+        taken[0] += 1
+        if taken[0] - 1 != file:
+            return original(self, content, count)
+        if after:
+            original(self, content, count)
+            raise KeyboardInterrupt
+        self.__init__()  # type: ignore[misc]
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(MetadataIndex, "extend_packed", interrupted)
+    reopened = open_index(store)
+    with pytest.raises(KeyboardInterrupt):
+        filtered(reopened)
+    assert filtered(reopened) == expected
+    assert reopened._content.metadata.rows == reopened._content.table.rows
