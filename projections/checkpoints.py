@@ -299,8 +299,12 @@ class Checkpoints:
         manifests = self.newest_first()
         needed, spent = _names_of(written), set()
         for path in manifests[:_KEPT_GENERATIONS]:
-            with contextlib.suppress(Unusable):
+            try:
                 needed |= _names_of(self.read_manifest(path))
+            except Unreadable:
+                return  # it may be good, and what it names cannot be told: nothing is removed this time
+            except Unusable:
+                continue
         for path in manifests[_KEPT_GENERATIONS:]:
             with contextlib.suppress(Unusable):
                 spent |= _names_of(self.read_manifest(path))

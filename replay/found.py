@@ -30,6 +30,7 @@ from replay.pages import Image, PageFile
 __all__ = ["Found", "FoundRow", "is_event", "is_payload"]
 
 _IN_LOG, _CARVED = 2, 1
+_LAST_POSITION = 0xFFFFFFFE  # of any history: docs/reference/file-format.md
 _TABLES = ("events", "payloads")
 
 FoundRow = tuple[Row, bool]
@@ -64,7 +65,9 @@ class Found:
 
     def __init__(self, pages: PageFile) -> None:
         self._pages = pages
-        self._most = pages.capacity // LEAST_ROW  # positions past it are none: the file would not hold the rows
+        # Of bytes that only look like a row, positions past it are none: a whole file would not hold so many rows. What
+        # an intact page says is one may lie further on: it may be a log without its file, or the end of one.
+        self._most = pages.capacity // LEAST_ROW
         self.settings: dict[str, str] = {}
         self.has_settings = False
         self.counter: int | None = None
@@ -74,7 +77,7 @@ class Found:
             for cell, flags in self._cells(image):
                 if cell.table not in places:
                     self._take_small(image, cell)
-                elif 0 < cell.rowid <= self._most:
+                elif 0 < cell.rowid <= (self._most if flags & _CARVED else _LAST_POSITION):
                     rowids[cell.table].append(cell.rowid)
                     places[cell.table].append(image.start + cell.offset << 2 | flags)
         self._places = {table: _Places(rowids[table], places[table]) for table in _TABLES}
@@ -101,7 +104,7 @@ class Found:
                 key, value = values_of(record)
             except ValueError:
                 continue
-            if cell.table == "sqlite_sequence" and key == "events" and 0 <= value <= self._most:
+            if cell.table == "sqlite_sequence" and key == "events" and 0 <= value <= _LAST_POSITION:
                 self.counter = value if image.in_log or self.counter is None else max(value, self.counter)
             elif cell.table == "settings" and key in ("dimension", "embedder"):
                 self.settings[key] = value
@@ -134,7 +137,7 @@ class Found:
         for image in self._pages.images():
             if image.content[image.header] == INDEX_LEAF and not self._pages.is_superseded(image):
                 for values in index_cells(image.content, image.header):
-                    if len(values) == 3 and _are(values, str, int, int) and 0 < values[2] <= self._most:
+                    if len(values) == 3 and _are(values, str, int, int) and 0 < values[2] <= _LAST_POSITION:
                         yield values[0], values[1], values[2]
 
 

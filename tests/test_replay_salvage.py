@@ -791,17 +791,20 @@ def test_a_row_that_somebody_hid_in_an_embedding_is_not_believed(tmp_path: Path,
     """
     with EventStore(tmp_path / "a.db") as store:
         first = store.add("one", vector=[1.0] * 8192, memory_id="one")
-        forged = EventRow(
-            *(2, "forged", "one", 2, 1, 1, None, "DELETE"),
-            *(int(first.recorded_at.timestamp() * 1e6) + 1, None, "boss", None, None, None, None, None),
-            *(bytes(32), b""),
-        )
-        forged = forged._replace(hash=event_hash(bytes.fromhex(first.hash), *forged[:-1]))
-        hidden = row_bytes(forged)
-        hidden += bytes(-len(hidden) % 4)
-        vector = np.frombuffer(hidden, "<f4")
+        instant, previous = int(first.recorded_at.timestamp() * 1e6), bytes.fromhex(first.hash)
+        for later in range(1, 10_000):
+            forged = EventRow(
+                *(2, "forged", "one", 2, 1, 1, None, "DELETE"),
+                *(instant + later, None, "boss", None, None, None, None, None),
+                *(bytes(32), b""),
+            )
+            forged = forged._replace(hash=event_hash(previous, *forged[:-1]))
+            hidden = row_bytes(forged)
+            hidden += bytes(-len(hidden) % 4)
+            vector = np.frombuffer(hidden, "<f4")
+            if np.isfinite(vector).all():  # not every hash is a vector
+                break
         vector = np.concatenate([np.ones(8192 - len(vector), "<f4"), vector])  # its end is on a page of its own
-        assert np.isfinite(vector).all()
         store.add("two", vector=vector, memory_id="two")
         for number in range(events_after):
             store.add("three", vector=[1.0] * 8192, memory_id=f"three {number}")
@@ -917,3 +920,26 @@ def test_gaps_are_values(tmp_path: Path) -> None:
     report, _, _ = tampered(tmp_path, "DELETE FROM payloads WHERE seq = 6")
     assert report.gaps == [Gap("payload", 6, "event 6: left out: its payload is lost or is not what was recorded")]
     assert not report.ok
+
+
+def test_what_is_left_may_be_the_end_of_a_long_history(tmp_path: Path) -> None:
+    """A log without its file, or the last pages of it: positions past what so few bytes could hold from 1 on."""
+    path = tmp_path / "a.db"
+    with EventStore(path, durability="normal") as store:
+        for _ in range(20):
+            store.add_many(["x"] * 1000, vectors=np.ones((1000, 2)))
+    with EventStore(path) as store:
+        for number in range(5):
+            store.add(f"late {number}", vector=[1.0, 1.0], memory_id=f"late {number}")
+        log = Path(f"{path}-wal").read_bytes()
+    whole = path.read_bytes()
+    for name, content, beside in (("log", b"", log), ("end", whole[-16 * 4096 :], b"")):
+        (tmp_path / f"{name}.db").write_bytes(content)
+        if beside:
+            Path(f"{tmp_path / name}.db-wal").write_bytes(beside)
+        report = salvage(tmp_path / f"{name}.db", to=tmp_path / f"{name}-new.db")
+        assert not report.ok
+        with EventStore(tmp_path / f"{name}-new.db") as found:
+            assert [event.content for event in found.events(reverse=True, limit=5)] == [
+                f"late {number}" for number in reversed(range(5))
+            ]
