@@ -23,6 +23,13 @@ _MOST_EVENTS = 10_000
 _LOOK_AGAIN = 0.05
 
 
+def _locked() -> threading.Lock:
+    # A plain lock: what `threading` makes of them in Python stays locked where Ctrl-C comes at the wrong moment.
+    lock = threading.Lock()
+    lock.acquire()
+    return lock
+
+
 @dataclass(slots=True, eq=False)
 class Job:
     """One append: what is asked, and then either the events or the error.
@@ -36,7 +43,12 @@ class Job:
     error: AsofError | None = None
     done: bool = False
     given_up: bool = False
-    woken: threading.Semaphore = field(default_factory=lambda: threading.Semaphore(0))
+    woken: threading.Lock = field(default_factory=_locked)
+
+    def wake(self) -> None:
+        """Let its thread go on."""
+        if self.woken.locked():
+            self.woken.release()
 
 
 class AppendGroup:
@@ -82,7 +94,7 @@ class AppendGroup:
         finally:
             for job in jobs:
                 if job.done and job is not own:
-                    job.woken.release()
+                    job.wake()
 
     def _lead_if_nobody_does(self, job: Job) -> None:
         with self._gate:
@@ -103,7 +115,7 @@ class AppendGroup:
             self._leader = None
             following = self._waiting[0] if self._waiting else None
         if following is not None:
-            following.woken.release()
+            following.wake()
 
     def _settle(self, jobs: list[Job], own: Job) -> None:
         try:

@@ -18,7 +18,11 @@ from eventstore.group import AppendGroup, Job
 from projections import VectorIndex
 from projections.locks import SharedLock
 
-pytestmark = pytest.mark.skipif(not hasattr(signal, "setitimer"), reason="needs interval timers")
+pytestmark = [
+    pytest.mark.skipif(not hasattr(signal, "setitimer"), reason="needs interval timers"),
+    # A file that was being opened is closed when it is collected.
+    pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning"),
+]
 
 
 class Interrupted(BaseException):
@@ -109,11 +113,11 @@ def test_an_interrupt_at_any_step_of_an_append_keeps_nobody_waiting(at: int) -> 
 def test_an_interrupt_at_any_step_of_a_lock_keeps_nobody_waiting(way: str, at: int) -> None:
     """Neither a reader nor a writer stays in it."""
     lock = SharedLock()
-    condition = lock._condition = Raising(lock._condition)  # type: ignore[assignment]
-    condition.left = at
+    gate = lock._gate = Raising(lock._gate)  # type: ignore[assignment]
+    gate.left = at
     with pytest.raises(Interrupted), getattr(lock, way)():
         pass
-    condition.left = -1
+    gate.left = -1
 
     def use() -> None:
         with lock.exclusive():

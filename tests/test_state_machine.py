@@ -91,4 +91,5 @@ def small(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
         monkeypatch.setattr(approximate, name, value)
     kinds_of_answers.clear()
     yield
-    assert not kinds_of_answers or {"ivf", "hnsw"} <= kinds_of_answers.keys(), "nothing was approximate"
+    if scaled(1) > 1:  # in a short run that is luck
+        assert not kinds_of_answers or {"ivf", "hnsw"} <= kinds_of_answers.keys(), "nothing was approximate"
