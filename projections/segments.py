@@ -85,7 +85,9 @@ class Segment:
         vectors = self.vectors.all()
         norms = quick_norms(vectors)
         wrong = np.flatnonzero(~np.isclose(norms, self.norms, rtol=1e-9, atol=0.0))
-        return np.union1d(wrong, self.codes.misses(vectors[: self.codes.rows], norms)).astype(np.int64)
+        return np.union1d(wrong, self.codes.misses(vectors[: self.codes.rows], norms[: self.codes.rows])).astype(
+            np.int64
+        )
 
     def search(self, query: Query, most: int, selected: Mask | None, count: int) -> Scored:
         """At least the best `most` of the selected rows by what is known of their scores.

@@ -464,7 +464,8 @@ class VectorIndex:
         faults = []
         for number, part in enumerate(self._content.segments.parts if self._content.segments else []):
             try:
-                rows = part.misfits() + number * self._segment_rows
+                with self._lock.shared():
+                    rows = part.misfits() + number * self._segment_rows
             except Damaged as damage:
                 faults += [str(damage)] if damage.altered else []
                 self._mend(damage)

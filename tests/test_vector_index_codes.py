@@ -155,6 +155,7 @@ def test_an_index_of_thousands_answers_like_brute_force(metric: Any) -> None:
             users = [{"user": int(number % 50)} for number in range(start, start + len(some))]
             store.add_many([""] * len(some), vectors=some, metadatas=users)
             index.catch_up()
+            assert index.faults() == []
         for query in rng.normal(size=(4, 12)).astype(np.float32):
             for filter, as_of in ((None, None), (None, 3000), ({"user": 7}, None), ({"user": {"gte": 10}}, 4321)):
                 expected = brute_force_search(store, query, 10, metric=metric, filter=filter, as_of=as_of)
