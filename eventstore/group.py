@@ -7,6 +7,7 @@ the group alone. Ctrl-C may come between any two steps: whoever waits looks now 
 
 from __future__ import annotations
 
+import contextlib
 import threading
 from collections.abc import Callable, Sequence
 from copy import copy
@@ -47,7 +48,7 @@ class Job:
 
     def wake(self) -> None:
         """Let its thread go on."""
-        if self.woken.locked():
+        with contextlib.suppress(RuntimeError):  # somebody else has woken it
             self.woken.release()
 
 
@@ -103,7 +104,9 @@ class AppendGroup:
                 if job not in self._waiting and not job.done:
                     # A leader that was interrupted had taken it. What it committed it may not have said.
                     job.done = job.recorded is not None and self._is_committed([job])
-                    self._waiting += [] if job.done else [job]
+                    if not job.done:
+                        job.recorded = job.error = None
+                        self._waiting.append(job)
 
     def _leave(self, job: Job) -> None:
         with self._gate:

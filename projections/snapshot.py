@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import os
+import warnings
 from collections.abc import Callable
 
 import faiss
 import numpy as np
 
 from eventstore import EventStore, IndexMismatch
-from projections.checkpoints import Checkpoints, DataFile, Manifest, SegmentFiles, Unusable
+from projections.checkpoints import Checkpoints, CheckpointWarning, DataFile, Manifest, SegmentFiles, Unusable
 from projections.codes import Codes
 from projections.content import Content
 from projections.rows import RowTable
@@ -30,10 +31,8 @@ def write_snapshot(checkpoints: Checkpoints, content: Content, head_hash: str) -
         written = content.written.get(number)
         if written is None or not all(checkpoints.has(file) for file in written.all):
             written = _write_segment(checkpoints, number, part)
-        metadata = content.metadata.packed(number * segments.segment_rows, part.rows)
-        if metadata is not None and (written.metadata is None or not part.full):
-            name = f"metadata-{number:06d}"
-            written = written.model_copy(update={"metadata": checkpoints.write_data(name, metadata)})
+        if written.metadata is None:
+            written = _with_metadata(checkpoints, content, number, written)
         written = _with_lists(checkpoints, content, number, written)
         files.append(written)
         if part.full:
@@ -51,6 +50,15 @@ def write_snapshot(checkpoints: Checkpoints, content: Content, head_hash: str) -
         structure=write_structure(checkpoints, content),
     )
     checkpoints.write_manifest(manifest)
+
+
+def _with_metadata(checkpoints: Checkpoints, content: Content, number: int, written: SegmentFiles) -> SegmentFiles:
+    start = number * content.segment_rows
+    assert content.segments is not None
+    metadata = content.metadata.packed(start, content.segments.parts[number].rows)
+    if metadata is None:
+        return written
+    return written.model_copy(update={"metadata": checkpoints.write_data(f"metadata-{number:06d}", metadata)})
 
 
 def _with_lists(checkpoints: Checkpoints, content: Content, number: int, written: SegmentFiles) -> SegmentFiles:
@@ -156,8 +164,10 @@ def _read(checkpoints: Checkpoints, manifest: Manifest, content: Content, vector
     content.position = manifest.position
     content.table = _read_table(checkpoints, manifest)
     content.segments = segments = Segments(metric, manifest.dimension, size)
-    for number, files in enumerate(manifest.segments):
+    for number, named in enumerate(manifest.segments):
         count = min(size, rows - number * size)
+        files = _without_lost_metadata(checkpoints, named)
+        content.metadata_files.append((files.metadata, count))
         if files.vectors.size != 4 * count * manifest.dimension:
             raise Unusable(f"{files.vectors.name} does not hold {count} vectors of dimension {manifest.dimension}")
         if files.codes is not None and count == size and metric == manifest.metric:
@@ -168,10 +178,22 @@ def _read(checkpoints: Checkpoints, manifest: Manifest, content: Content, vector
             segments.add(_vectors(checkpoints.read_data(files.vectors), manifest.dimension))
         if count == size and metric == manifest.metric:
             content.written[number] = files
-    content.metadata_files = [
-        (files.metadata, min(size, rows - number * size)) for number, files in enumerate(manifest.segments)
-    ]
     read_structure(checkpoints, manifest, content)
+
+
+def _without_lost_metadata(checkpoints: Checkpoints, files: SegmentFiles) -> SegmentFiles:
+    """The files, but for metadata that are not there as they should be: the history has them.
+
+    What they hold is read when a filter asks for it. Until then a later checkpoint names them again as they are.
+    """
+    if files.metadata is not None:
+        try:
+            checkpoints.look_at(files.metadata)
+        except Unusable as error:
+            message = f"metadata in {checkpoints.directory} were passed over: {error}; the history fills in"
+            warnings.warn(message, CheckpointWarning, stacklevel=6)
+            return files.model_copy(update={"metadata": None})
+    return files
 
 
 def _read_table(checkpoints: Checkpoints, manifest: Manifest) -> RowTable:

@@ -13,7 +13,7 @@ from typing import Any
 
 import pytest
 
-from eventstore import EventStore
+from eventstore import EventStore, StorageError
 from eventstore.group import AppendGroup, Job
 from projections import VectorIndex
 from projections.locks import SharedLock
@@ -107,6 +107,27 @@ def test_an_interrupt_at_any_step_of_an_append_keeps_nobody_waiting(at: int) -> 
         assert ends(lambda job=job: group.run(job))  # type: ignore[misc]
     assert [committed.count(job) for job in others] == [1, 1, 1]
     assert committed.count(own) <= 1
+
+
+def test_what_an_interrupted_leader_left_of_another_append_is_forgotten() -> None:
+    """It had refused the append and not said so: tried anew, that has no error of then."""
+
+    def commit(jobs: list[Job]) -> None:
+        for job in jobs:
+            job.recorded = []
+
+    group, job, returned = AppendGroup(commit), Job([], None), list[Any]()
+    group._leader = interrupted = Job([], None)
+    waiting = threading.Thread(target=lambda: returned.append(group.run(job)), daemon=True)
+    waiting.start()
+    until = time.monotonic() + 30
+    while job not in group._waiting:
+        assert time.monotonic() < until
+    assert group._take(interrupted) == [job, interrupted]
+    job.error = StorageError("refused")
+    interrupted.given_up = True
+    waiting.join(30)
+    assert returned == [[]]
 
 
 @pytest.mark.parametrize(("way", "at"), list(itertools.product(["shared", "exclusive"], range(1, 3))))

@@ -187,6 +187,53 @@ def test_a_checkpoint_without_metadata_gets_them_later(store: EventStore, expect
     assert filtered(open_index(store)) == found
 
 
+def test_a_checkpoint_by_who_used_no_filter_keeps_the_metadata(
+    store: EventStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """And reads, hashes and writes nothing of the full segments that are there."""
+    with open_index(store) as index:
+        expected = filtered(index)
+        index.checkpoint()
+    with open_index(store) as index:
+        store.add("late", vector=QUERY)
+        index.catch_up()
+        written: list[str] = []
+        checkpoints = index._checkpoints
+        assert checkpoints is not None
+        original = checkpoints.write_data
+        monkeypatch.setattr(checkpoints, "write_data", lambda kind, c: (written.append(kind), original(kind, c))[1])
+        index.checkpoint()
+    assert written == ["vectors-000003", "rows"]
+    read: list[int] = []
+    metadata_json = store.metadata_json
+    monkeypatch.setattr(store, "metadata_json", lambda at: (read.extend(at), metadata_json(at))[1])
+    with open_index(store) as index:
+        assert [list(index.search(QUERY, 60, filter=f, as_of=at)) for f in FILTERS for at in (62, 33, 61)] == expected
+    assert min(read) > 48
+
+
+@pytest.mark.parametrize("damage", ["truncate", "remove"])
+def test_metadata_that_are_gone_when_it_is_opened_are_passed_over(store: EventStore, damage: str) -> None:
+    """All else of the checkpoint is good."""
+    with open_index(store) as index:
+        expected = filtered(index)
+        index.checkpoint()
+        assert index.directory is not None
+        path = next(index.directory.glob("metadata-000001-*"))
+    if damage == "remove":
+        path.unlink()
+    else:
+        path.write_bytes(path.read_bytes()[:-1])
+    with pytest.warns(CheckpointWarning, match="metadata-000001"):
+        reopened = open_index(store)
+    assert reopened.position == store.position
+    assert filtered(reopened) == expected
+    reopened.checkpoint()
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        assert filtered(open_index(store)) == expected
+
+
 @pytest.mark.parametrize("damage", ["flip", "truncate", "remove"])
 def test_damaged_metadata_are_passed_over(store: EventStore, damage: str) -> None:
     """The history has them."""
