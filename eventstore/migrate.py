@@ -25,7 +25,7 @@ from sqlite_utils import Database
 from eventstore.errors import AsofError, CorruptHistory, StorageError, StoreBusy
 from eventstore.events import EventRow, PayloadRow
 from eventstore.hashing import GENESIS, event_hash, payload_digest
-from eventstore.parts import sync_directory
+from eventstore.parts import sync_directory, sync_file
 from eventstore.schema import (
     apply_migrations,
     is_older,
@@ -182,7 +182,7 @@ def _replace(old: sqlite3.Connection, file: str, path: str) -> None:
         with closing(_connect(new)) as connection:
             _bring_up_to_date(connection, path)
             _require_same(old, connection, path)
-        _sync(new)
+        sync_file(new)
         _keep(old, file, kept)
         # From here on the log is gone for good, and both names are on disk.
         sync_directory(directory)
@@ -232,14 +232,6 @@ def _bring_up_to_date(connection: sqlite3.Connection, path: str) -> None:
     connection.execute("COMMIT")
 
 
-def _sync(path: Path) -> None:
-    descriptor = os.open(path, os.O_RDWR)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
-
-
 def _keep(old: sqlite3.Connection, file: str, kept: Path) -> None:
     """Give the old file a second name; where the file system knows no such thing, copy it."""
     try:
@@ -250,7 +242,7 @@ def _keep(old: sqlite3.Connection, file: str, kept: Path) -> None:
         copied = _copied(file)
         _create_like(copied, file, file)
         _copy(old, copied)
-        _sync(copied)
+        sync_file(copied)
         os.rename(copied, kept)
 
 

@@ -16,7 +16,7 @@ try:
 except ImportError:  # Windows: what a killed process left stays there
     fcntl = None  # type: ignore[assignment]
 
-__all__ = ["new_part", "remove_abandoned", "sync_directory", "write_whole"]
+__all__ = ["new_part", "remove_abandoned", "sync_directory", "sync_file", "write_whole"]
 
 _SUFFIX = ".part"
 _SIDE_FILES = ("-wal", "-shm", "-journal")
@@ -87,6 +87,15 @@ def write_whole(path: str | os.PathLike[str], *, overwrite: bool = False) -> Ite
         if part is not None:
             with contextlib.suppress(OSError):  # the error that led here, if one did, says more
                 part.unlink(missing_ok=True)
+
+
+def sync_file(path: Path) -> None:
+    """Make what was written to a file last."""
+    descriptor = os.open(path, os.O_RDWR)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
 
 
 def sync_directory(directory: Path) -> None:

@@ -14,7 +14,7 @@ from sqlite_utils import Database
 
 from eventstore import AsofError, InvalidOperation, StorageError
 from eventstore.connections import translated
-from eventstore.parts import new_part, sync_directory
+from eventstore.parts import new_part, sync_directory, sync_file
 from eventstore.schema import APPLICATION_ID, PAGE_SIZE, apply_migrations
 from eventstore.sqlite import sqlite3
 
@@ -42,7 +42,7 @@ def new_database(to: str | os.PathLike[str], like: str | None) -> Iterator[tuple
         # Let go of before it gets its name: closing a file costs the process its locks on it (see schema.inspect_file).
         with held:
             yield part, target
-            _sync(part)
+            sync_file(part)
         _publish(part, target)
     except OSError as error:
         if isinstance(error, AsofError):
@@ -93,14 +93,6 @@ def _new_path(to: str) -> Path:
     if not target.parent.is_dir():
         raise StorageError(f"cannot create {target}: its directory does not exist; create it first")
     return target
-
-
-def _sync(part: Path) -> None:
-    descriptor = os.open(part, os.O_RDWR)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
 
 
 def _publish(part: Path, target: Path) -> None:

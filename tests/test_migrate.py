@@ -190,7 +190,7 @@ def fail(error: BaseException) -> Callable[..., Any]:
 )
 @pytest.mark.parametrize(
     "where",
-    ["_create_like", "_copy", "apply_migrations", "_require_same", "_broken_chain", "_sync", "_keep", "os.replace"],
+    ["_create_like", "_copy", "apply_migrations", "_require_same", "_broken_chain", "sync_file", "_keep", "os.replace"],
 )
 def test_what_stops_it_leaves_the_old_file_in_use(
     kept: Path, monkeypatch: pytest.MonkeyPatch, where: str, error: BaseException

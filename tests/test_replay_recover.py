@@ -217,7 +217,8 @@ def fail(error: BaseException, calls: int = 0) -> Callable[..., Any]:
 
 @pytest.mark.parametrize("error", [KeyboardInterrupt(), OSError(28, "No space left on device")])
 @pytest.mark.parametrize(
-    "where", ["new_part", "_copy", "insert_rows", "verify", "_sync", "_publish", "sync_directory", "apply_migrations"]
+    "where",
+    ["new_part", "_copy", "insert_rows", "verify", "sync_file", "_publish", "sync_directory", "apply_migrations"],
 )
 def test_what_stops_it_leaves_nothing(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, where: str, error: BaseException
