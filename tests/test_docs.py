@@ -87,6 +87,8 @@ def run_console(page: Path, block: Block) -> None:
             stdin=subprocess.DEVNULL,
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
+            # Not what the process has beside it: readline puts COLUMNS there, and pytest imports it.
+            env=dict(os.environ),
             text=True,
             check=False,
         )
