@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from contextlib import ExitStack
 from typing import Any
 
 from benchmarks.check import Truth, require, truth
@@ -13,7 +14,7 @@ from benchmarks.options import Options
 from benchmarks.peers import Peer, available
 from benchmarks.peers.asof import Asof, kinds, open_index
 from benchmarks.results import Goal, Result, compared
-from benchmarks.stores import BATCH, blocks, data_of, fill, write_store
+from benchmarks.stores import BATCH, all_closed, blocks, data_of, fill, write_store
 from eventstore import EventStore
 from projections import VectorIndex
 
@@ -37,31 +38,27 @@ def _measured(result: Result, options: Options, names: tuple[str, ...]) -> Resul
     data, rows, k = data_of(options), options.rows, options.k
     queries = data.queries(options.queries)
     right = truth(flat_of((data.vectors(low, high) for low, high in blocks(0, rows)), options.dims), queries, k)
-    with options.folder() as folder:
+    with options.folder() as folder, ExitStack() as opened:
         peers, result.notes = available(options.peers, names, folder, options.dims, approximate=True)
+        opened.enter_context(all_closed(peers.values()))
         for peer in peers.values():
             fill(peer, data, rows, step=10 * BATCH)
             peer.finish()
         write_store(folder / "memories.db", data, rows)
-        store = EventStore(folder / "memories.db")
+        store = opened.enter_context(EventStore(folder / "memories.db"))
         if kinds():
             indexes = {f"asof, {kind}": open_index(store, folder / kind, kind) for kind in ("auto", "ivf", "hnsw")}
         else:
             indexes = {"asof": open_index(store, folder / "index")}
             result.notes.append(_NOT_THERE)
         for index in indexes.values():
-            index.catch_up()
+            opened.enter_context(index).catch_up()
         ours = {name: _search(index, k) for name, index in indexes.items()}
         recalls = {name: right.recall(search) for name, search in ours.items()}
         for index in indexes.values():
             _require_honest(index, right, k)
         ladders = {name: _ladder(peer, right, k) for name, peer in peers.items()}
         times, matches = _race(options, queries, ours, recalls, peers, ladders)
-        for index in indexes.values():
-            index.close()
-        for peer in peers.values():
-            peer.close()
-        store.close()
     result.data, result.cores = data.described, times.cores
     result.checked = f"recall@{k} of every contender measured with {len(queries)} queries"
     result.settings = {"asof": Asof.settings, **{name: peer.settings for name, peer in peers.items()}}

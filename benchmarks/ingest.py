@@ -19,7 +19,7 @@ from benchmarks.options import Options
 from benchmarks.peers import Peer, available, make
 from benchmarks.peers.asof import Asof, kinds
 from benchmarks.results import Goal, Result, compared
-from benchmarks.stores import BATCH, blocks, data_of, fill, new_store
+from benchmarks.stores import BATCH, all_closed, blocks, data_of, fill, new_store
 from eventstore import EventStore
 from replay import verify
 
@@ -133,14 +133,15 @@ def bulk_peers(options: Options) -> Result:
             options.dims,
         )
         everyone: dict[str, Peer] = {**_ours(folder, options), **peers}
-        runs = [_adder(name, peer, _Feed(data, options.rows, step)) for name, peer in everyone.items()]
-        times = race(runs, options.rounds, options.patience)
-        for name, peer in everyone.items():
-            try:
-                _require_newest(name, peer, data, options.rows * (1 if name in times.once else options.rounds + 1))
-            except WrongAnswer as error:
-                _left_out(name, error, wrong)
-            peer.close()
+        with all_closed(everyone.values()):
+            runs = [_adder(name, peer, _Feed(data, options.rows, step)) for name, peer in everyone.items()]
+            times = race(runs, options.rounds, options.patience)
+            for name, peer in everyone.items():
+                rows = options.rows * (1 if name in times.once else options.rounds + 1)
+                try:
+                    _require_newest(name, peer, data, rows)
+                except WrongAnswer as error:
+                    _left_out(name, error, wrong)
     result.data, result.cores = data.described, times.cores
     result.checked = "each finds the last row it was given by that row's own vector"
     result.settings = {name: peer.settings for name, peer in everyone.items()}
@@ -235,13 +236,12 @@ def read_your_writes(options: Options) -> Result:
         everyone |= peers
         for name in [name for name in ("lancedb", "qdrant", "qdrant-unsynced") if name in peers]:
             everyone[f"{name}, HNSW"] = make(name, folder / "hnsw", options.dims, approximate=True)
-        for peer in everyone.values():
-            fill(peer, data, options.rows, step=10 * BATCH)  # mem0 writes all it has with every batch
-            peer.finish()
-        runs = [_pairs(name, peer, data, options, wrong) for name, peer in everyone.items()]
-        times = race(runs, options.rounds, options.patience)
-        for peer in everyone.values():
-            peer.close()
+        with all_closed(everyone.values()):
+            for peer in everyone.values():
+                fill(peer, data, options.rows, step=10 * BATCH)  # mem0 writes all it has with every batch
+                peer.finish()
+            runs = [_pairs(name, peer, data, options, wrong) for name, peer in everyone.items()]
+            times = race(runs, options.rounds, options.patience)
     result.data, result.cores = data.described, times.cores
     result.checked = "every search by the vector just added finds it first"
     result.settings = {name: peer.settings for name, peer in everyone.items()}

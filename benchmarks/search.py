@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from contextlib import closing
+from contextlib import ExitStack, closing
 from typing import Any
 
 import faiss
@@ -18,7 +18,7 @@ from benchmarks.peers import Missing, Peer
 from benchmarks.peers.asof import Asof
 from benchmarks.peers.lance import Lance
 from benchmarks.results import Goal, Result, compared
-from benchmarks.stores import Moment, Story, blocks, data_of, fill
+from benchmarks.stores import Moment, Story, all_closed, blocks, data_of, fill
 
 __all__ = ["as_of", "as_of_lance", "exact", "filtered"]
 
@@ -122,13 +122,14 @@ def as_of_lance(options: Options) -> Result:
     data, k, instants = data_of(options), options.k, 10
     queries = data.queries(options.queries)
     result = Result("as-of-lance", "Search as of an instant, LanceDB", data=data.described)
-    with options.folder() as folder, closing(Asof(folder / "ours", options.dims)) as ours:
+    with options.folder() as folder, closing(Asof(folder / "ours", options.dims)) as ours, ExitStack() as opened:
         (folder / "lance").mkdir()
         try:
             lance = Lance(folder / "lance", options.dims)
         except Missing as error:
             result.notes = [f"lancedb: {error}"]
             return result
+        opened.enter_context(all_closed([lance]))
         story = Story(data, options.rows, deletes=False, seed=options.seed)
         story.tell(ours, lance, step=max(1, min(1000, options.rows // instants)))
         everything = story.everything()
@@ -153,7 +154,6 @@ def as_of_lance(options: Options) -> Result:
             options.rounds,
             options.patience,
         )
-        lance.close()
     result.cores, result.settings = times.cores, {"asof": Asof.settings, "lancedb": Lance.settings}
     result.checked = f"{len(queries)} answers at {instants} instants are exact, both"
     what = f"search as of {instants} instants in turn, {options.rows:,} memories, {story.moments[-1].position:,} events"

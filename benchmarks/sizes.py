@@ -15,7 +15,7 @@ from benchmarks.options import Options
 from benchmarks.peers import available
 from benchmarks.peers.asof import open_index
 from benchmarks.results import Goal, Result, Row
-from benchmarks.stores import BATCH, blocks, data_of, fill, write_store
+from benchmarks.stores import BATCH, all_closed, blocks, data_of, fill, write_store
 from eventstore import EventStore
 
 __all__ = ["disk", "memory"]
@@ -64,11 +64,11 @@ def disk(options: Options) -> Result:
         names = ("lancedb", "sqlite-vec", "qdrant", "chroma", "mem0")
         peers, result.notes = available(options.peers, names, folder / "peers", dims)
         for name, peer in peers.items():
-            fill(peer, data, rows, step=10 * BATCH)
-            peer.finish()
-            found = peer.search(data.vectors(rows - 1, rows)[0], 10)
-            require(bool(found), f"{name} finds nothing in what it was given")
-            peer.close()
+            with all_closed([peer]):
+                fill(peer, data, rows, step=10 * BATCH)
+                peer.finish()
+                found = peer.search(data.vectors(rows - 1, rows)[0], 10)
+                require(bool(found), f"{name} finds nothing in what it was given")
             size = _bytes_in(folder / "peers" / name) / rows
             result.rows.append(_row(f"history and checkpoint, {rows:,}; per row", name, total, size, Goal("size")))
             result.settings[name] = peer.settings

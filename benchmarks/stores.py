@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -16,7 +17,7 @@ from benchmarks.peers.lance import Lance
 from benchmarks.peers.peer import Peer
 from eventstore import EventStore
 
-__all__ = ["BATCH", "Moment", "Story", "blocks", "data_of", "fill", "new_store", "write_store"]
+__all__ = ["BATCH", "Moment", "Story", "all_closed", "blocks", "data_of", "fill", "new_store", "write_store"]
 
 BATCH = 1000
 
@@ -36,6 +37,15 @@ def fill(peer: Peer, data: Data, rows: int, step: int = BATCH, start: int = 0) -
     """Add the rows from `start` to `rows` to a peer."""
     for low, high in blocks(start, rows, step):
         peer.add(low, data.vectors(low, high), data.texts(low, high), data.metadata(low, high))
+
+
+@contextmanager
+def all_closed(peers: Iterable[Peer]) -> Iterator[None]:
+    """Close peers at the end of the block, also where a wrong answer ends it."""
+    with ExitStack() as stack:
+        for peer in peers:
+            stack.callback(peer.close)
+        yield
 
 
 def write_store(path: Path, data: Data, rows: int) -> None:

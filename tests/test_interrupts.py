@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import gc
 import itertools
 import signal
 import threading
@@ -23,6 +24,13 @@ pytestmark = [
     # A file that was being opened is closed when it is collected.
     pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning"),
 ]
+
+
+@pytest.fixture(autouse=True)
+def collected() -> Iterator[None]:
+    """And collected here, not in another test."""
+    yield
+    gc.collect()
 
 
 class Interrupted(BaseException):
