@@ -5,6 +5,7 @@ from __future__ import annotations
 import sqlite3
 from collections.abc import Iterable, Sequence
 from contextlib import closing
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +13,7 @@ import orjson
 from hypothesis import strategies as st
 
 import eventstore.testing as kit
-from eventstore import EventStore, Operation
+from eventstore import Event, EventStore, Head, Operation
 from eventstore.events import EventRow, PayloadRow
 from eventstore.hashing import GENESIS, event_hash, payload_digest
 from replay import Diff, State
@@ -98,3 +99,32 @@ def _reseal(connection: sqlite3.Connection) -> None:
         connection.execute(
             "UPDATE events SET payload_digest = ?, hash = ? WHERE seq = ?", (header.payload_digest, before, header.seq)
         )
+
+
+@dataclass(frozen=True)
+class Sound:
+    """A sound history: the bytes of its file, its events and its head."""
+
+    content: bytes = field(repr=False)
+    events: list[Event] = field(repr=False)
+    head: Head
+
+    def at(self, position: int) -> Event:
+        """The event at a position."""
+        return self.events[position - 1]
+
+
+def sound(store: EventStore, path: Path) -> Sound:
+    """Close a store and take what it held."""
+    events, head = list(store.events()), store.head
+    store.close()
+    return Sound(path.read_bytes(), events, head)
+
+
+def large_history(path: Path) -> Sound:
+    """A history of 600 events of as many memories, on some thirty pages, in a tree of two levels."""
+    with EventStore(path) as store:
+        for start in range(0, 600, 50):
+            ids = [f"{number:04d}" for number in range(start, start + 50)]
+            store.add_many(["text " * 30] * 50, vectors=[[float(start), 2.0] * 16] * 50, memory_ids=ids)
+        return sound(store, path)

@@ -9,46 +9,24 @@ import sqlite3
 import subprocess
 import sys
 from contextlib import closing
-from dataclasses import dataclass, field
 from pathlib import Path
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from eventstore import Add, AsofError, Event, EventStore, Head, NotAStore, StorageError, StoreBusy
+from eventstore import Add, AsofError, EventStore, NotAStore, StorageError, StoreBusy
 from eventstore.schema import PAGE_SIZE
 from replay import Report, verify
 from replay.report import Ranges
 from tests.profiles import scaled
-from tests.replay_support import tamper, told
-
-
-@dataclass(frozen=True)
-class Sound:
-    """A sound history: the bytes of its file, its events and its head."""
-
-    content: bytes = field(repr=False)
-    events: list[Event] = field(repr=False)
-    head: Head
-
-
-def sound(store: EventStore, path: Path) -> Sound:
-    """Close a store and take what it held."""
-    events, head = list(store.events()), store.head
-    store.close()
-    return Sound(path.read_bytes(), events, head)
+from tests.replay_support import Sound, large_history, sound, tamper, told
 
 
 @pytest.fixture(scope="module")
 def large(tmp_path_factory: pytest.TempPathFactory) -> Sound:
     """A history of 600 events on some thirty pages."""
-    path = tmp_path_factory.mktemp("large") / "a.db"
-    with EventStore(path) as store:
-        for start in range(0, 600, 50):
-            ids = [f"{number:04d}" for number in range(start, start + 50)]
-            store.add_many(["text " * 30] * 50, vectors=[[float(start), 2.0] * 16] * 50, memory_ids=ids)
-        return sound(store, path)
+    return large_history(tmp_path_factory.mktemp("large") / "a.db")
 
 
 @pytest.fixture(scope="module")
