@@ -28,17 +28,18 @@ from eventstore.events import (
     PayloadRow,
     Vector,
     event_from,
-    metadata_of,
 )
 from eventstore.hashing import GENESIS
 from eventstore.instants import from_microseconds
 from eventstore.queries import COMPARE_INDEXES, CURRENT_POSITION, HEAD, POSITION_AT, EventSelection
 from eventstore.recent import RecentRows
+from eventstore.states import LateStates, State
 from eventstore.versions import Positions, VersionTable
 
 __all__ = ["EventColumns", "Reader"]
 
 _PAGE = 1000
+_FEW = 100
 _HEADERS_AT_ONCE = 10_000
 
 
@@ -65,6 +66,7 @@ class Reader:
         self._connections = connections
         self._rows = CheckedRows(connections, recent)
         self._versions = VersionTable()
+        self._late = LateStates()
         self._checked_head: tuple[int, int | None, bytes] | None = None
         # In memory there is no file that could be damaged.
         self._whole = connections.in_memory
@@ -231,27 +233,36 @@ class Reader:
     def memories(self, positions: Iterable[int]) -> Iterator[Memory]:
         """The memories as the events at `positions` left them, in that order."""
         for some in chunks(positions, _PAGE):
-            headers, payloads = self._rows.whole(some)
-            added = self._rows.headers(sorted({header.add_seq for header in headers.values()} - headers.keys()))
+            # Of a long list little will be asked for again soon: it would only push out what is.
+            late = self._late if len(some) <= _FEW else LateStates(0)
+            states = {position: state for position in some if (state := late.get(position)) is not None}
+            for state in self._states([position for position in some if position not in states]):
+                late.put(state)
+                states[state.position] = state
             for position in some:
-                header = headers[position]
-                added_by = headers.get(header.add_seq) or added[header.add_seq]
-                yield self._memory(header, added_by, payloads[position])
+                yield states[position].memory()
 
-    def _memory(self, header: EventRow, added_by: EventRow, payload: PayloadRow) -> Memory:
-        if payload.content is None or payload.metadata is None:
-            raise self._rows.damaged(header.seq, "is no state of a memory")
-        return Memory(
-            memory_id=header.memory_id,
-            content=payload.content,
-            metadata=metadata_of(payload.metadata, header.seq),
-            version=header.version,
-            position=header.seq,
-            created_at=from_microseconds(added_by.recorded_at),
-            updated_at=None if header.type == "ADD" else from_microseconds(header.recorded_at),
-            actor_id=header.actor_id,
-            role=header.role,
-        )
+    def _states(self, positions: list[int]) -> Iterator[State]:
+        if not positions:
+            return
+        headers, payloads = self._rows.whole(positions)
+        added = self._rows.headers(sorted({header.add_seq for header in headers.values()} - headers.keys()))
+        for header in headers.values():
+            payload = payloads[header.seq]
+            if payload.content is None or payload.metadata is None:
+                raise self._rows.damaged(header.seq, "is no state of a memory")
+            added_by = headers.get(header.add_seq) or added[header.add_seq]
+            yield State(
+                memory_id=header.memory_id,
+                content=payload.content,
+                metadata=payload.metadata,
+                version=header.version,
+                position=header.seq,
+                created_at=from_microseconds(added_by.recorded_at),
+                updated_at=None if header.type == "ADD" else from_microseconds(header.recorded_at),
+                actor_id=header.actor_id,
+                role=header.role,
+            )
 
     def memory_ids(self, positions: Iterable[int]) -> list[str]:
         """The memories that the events at `positions` belong to, in that order."""

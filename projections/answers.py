@@ -42,10 +42,24 @@ def query_vectors(store: EventStore, metric: Metric, queries: Sequence[Any] | Ve
     elif isinstance(queries, np.ndarray) and queries.ndim == 2:
         vectors = list(check_matrix("queries", queries, dimension))
     else:
-        vectors = [check_vector("query", query, dimension, allow_zero=True) for query in queries]
+        vectors = [
+            query if _is_ready(query, dimension) else check_vector("query", query, dimension, allow_zero=True)
+            for query in queries
+        ]
     if metric == "cosine" and not all(vector.any() for vector in vectors):
         raise InvalidVector("query is all zeros: it has no direction, so cosine is not defined for it")
     return vectors
+
+
+def _is_ready(query: Any, dimension: int | None) -> bool:
+    """Whether a query is a vector as it is searched for already, as most are."""
+    return (
+        type(query) is np.ndarray
+        and query.dtype == np.float32
+        and query.shape == (dimension,)
+        and query.flags.c_contiguous
+        and bool(np.isfinite(query).all())
+    )
 
 
 def hits_of(store: EventStore, answer: Answer, position: int) -> Hits:

@@ -5,6 +5,7 @@ FAISS goes through the codes; what it finds is only a proposal, since each score
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 
 import faiss
@@ -26,11 +27,24 @@ _TOLERATED = 1.3
 
 @dataclass(frozen=True, slots=True)
 class _Asked:
-    """A query in whole numbers: `step` times them is the query times the scale, but for a part of size `error`."""
+    """A query in whole numbers: `step` times them is the query times the scale, but for a part of size `error`.
+
+    `length` is the numbers' norm.
+    """
 
     numbers: Vector
     step: float
     error: float
+    length: float
+
+
+def _length(numbers: Floats) -> float:
+    return math.sqrt(float(numbers.dot(numbers)))
+
+
+def _inverse_of(scale: Floats) -> Floats:
+    """`1 / scale`, 0 where that is."""
+    return np.divide(1.0, scale, out=np.zeros_like(scale), where=scale > 0)
 
 
 def _longest(rows: npt.NDArray[np.floating]) -> float:
@@ -50,6 +64,7 @@ class Codes:
         self._metric = metric
         self._dimension = dimension
         self.scale: Floats = np.zeros(dimension)
+        self._inverse: Floats | None = None  # made by the first search, once the scale is settled
         self.error = self.size = self.code_size = 0.0
         self._fresh_error = 0.0
         self._index = self._new_index()
@@ -104,7 +119,7 @@ class Codes:
 
     def add(self, vectors: Vector, norms: Floats) -> None:
         """Code the next rows; numbers outside of the scale are cut off, which the bound of the error then tells."""
-        inverse = np.divide(1.0, self.scale, out=np.zeros_like(self.scale), where=self.scale > 0)
+        inverse = _inverse_of(self.scale)
         for start in range(0, len(vectors), _ROWS_AT_ONCE):
             block = self._block(vectors, norms, start)
             if inverse.max() > LARGE**2:
@@ -163,13 +178,17 @@ class Codes:
     def _asked(self, query: Query) -> _Asked:
         if self._metric == "l2":
             step = float(self.scale[0]) or 1.0
-            numbers = np.clip(np.rint(query.wide / step), -_LEVELS, _LEVELS)
-            return _Asked(numbers.astype(np.float32), step, float(np.linalg.norm(query.wide - numbers * step)))
-        scaled = query.wide * self.scale
-        step = float(np.abs(scaled).max()) / _LEVELS or 1.0
-        numbers = np.rint(scaled / step)
-        left = np.divide(scaled - numbers * step, self.scale, out=np.zeros_like(scaled), where=self.scale > 0)
-        return _Asked(numbers.astype(np.float32), step, float(np.linalg.norm(left)))
+            numbers = np.rint(query.wide / step)
+            np.clip(numbers, -_LEVELS, _LEVELS, out=numbers)
+            left = query.wide - numbers * step
+        else:
+            if self._inverse is None:
+                self._inverse = _inverse_of(self.scale)
+            scaled = query.wide * self.scale
+            step = max(float(scaled.max()), -float(scaled.min())) / _LEVELS or 1.0
+            numbers = np.rint(scaled / step)
+            left = (scaled - numbers * step) * self._inverse
+        return _Asked(numbers.astype(np.float32), step, _length(left), _length(numbers))
 
     def _bounds(self, query: Query, asked: _Asked, found: Floats) -> tuple[Floats, Floats]:
         """Ends of the exact scores, from FAISS's.
@@ -182,6 +201,6 @@ class Codes:
             distances = np.sqrt(found) * asked.step
             return distance_bounds(distances, (self.error + asked.error) * (1 + 1e-9) + relative * distances)
         scores = found * asked.step
-        coded = float(np.linalg.norm(asked.numbers.astype(np.float64))) * self.code_size * asked.step
+        coded = asked.length * self.code_size * asked.step
         slack = (query.norm * self.error + asked.error * (self.size + self.error)) * (1 + 1e-9) + relative * coded
         return scores - slack, scores + slack

@@ -6,6 +6,7 @@ depend on which other rows are scored beside it, nor on how they were found.
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from typing import Any, Literal, get_args
 
@@ -97,16 +98,19 @@ def quick_norms(vectors: Vector) -> Floats:
 class Query:
     """A query as the metric sees it: for the cosine only its direction counts, so it is brought to length 1.
 
-    `recorded` is as it was given and `length` its norm; `wide` is in float64, and `norm` is that one's.
+    `recorded` is as it was given and `length` its norm; `wide` is in float64, and `norm` is that one's. Only the cosine
+    divides by the length, so only there it is summed in the fixed order.
     """
 
     def __init__(self, metric: Metric, recorded: Vector) -> None:
         self.recorded = recorded
         self.wide: Floats = recorded.astype(np.float64)
-        self.length = self.norm = float(norms_of(recorded[None, :])[0])
         if metric == "cosine":
+            self.length = float(norms_of(recorded[None, :])[0])
             self.wide = self.wide / self.length
             self.norm = 1.0
+        else:
+            self.length = self.norm = math.sqrt(float(self.wide.dot(self.wide)))
 
 
 @dataclass(frozen=True, slots=True)

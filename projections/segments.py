@@ -95,23 +95,22 @@ class Segment:
         `selected` is None for all rows, `count` how many are selected.
         """
         coded = self.codes.rows
+        if coded == self.rows:
+            return self.codes.search(query, most, selected, count)
         new = np.arange(coded, self.rows) if selected is None else coded + np.flatnonzero(selected[coded:])
-        found = []
-        if count > len(new):
-            mask = None if selected is None else selected[:coded]
-            found.append(self.codes.search(query, most, mask, count - len(new)))
-        if len(new):
-            vectors = self.vectors.all()[coded:] if selected is None else self.vectors.take(new)
-            lower, upper = quick_scores(self._metric, query, vectors, self._norms[new])
-            found.append(Scored(new, lower, upper, float("-inf")))
-        if len(found) == 1:
-            return found[0]
-        coded_rows, new_rows = found
+        mask = None if selected is None else selected[:coded]
+        if not len(new):
+            return self.codes.search(query, most, mask, count)
+        vectors = self.vectors.all()[coded:] if selected is None else self.vectors.take(new)
+        lower, upper = quick_scores(self._metric, query, vectors, self._norms[new])
+        if count == len(new):
+            return Scored(new, lower, upper, float("-inf"))
+        found = self.codes.search(query, most, mask, count - len(new))
         return Scored(
-            np.concatenate([coded_rows.rows, new_rows.rows]),
-            np.concatenate([coded_rows.lower, new_rows.lower]),
-            np.concatenate([coded_rows.upper, new_rows.upper]),
-            coded_rows.rest,
+            np.concatenate([found.rows, new]),
+            np.concatenate([found.lower, lower]),
+            np.concatenate([found.upper, upper]),
+            found.rest,
         )
 
 
@@ -147,9 +146,11 @@ class Segments:
 
     def vectors(self, rows: Rows) -> Vector:
         """The recorded vectors of rows, shape `(len(rows), dimension)`."""
+        if len(self.parts) == 1:
+            return self.parts[0].vectors.take(rows)
         found = np.empty((len(rows), self.dimension), dtype=np.float32)
         numbers = rows // self.segment_rows
-        for number in np.unique(numbers).tolist():
-            where = numbers == number
+        for number in sorted(set(numbers.tolist())):
+            where = np.flatnonzero(numbers == number)
             found[where] = self.parts[number].vectors.take(rows[where] - number * self.segment_rows)
         return found

@@ -335,7 +335,7 @@ def test_one_long_row_does_not_make_every_row_a_candidate(metric: Any, monkeypat
 
     scored: list[int] = []
     original = module._Contest.best
-    monkeypatch.setattr(module._Contest, "best", lambda self: (scored.append(len(self._rows)), original(self))[1])
+    monkeypatch.setattr(module._Contest, "best", lambda self: (scored.append(len(self.rows)), original(self))[1])
     rng = np.random.default_rng(2)
     matrix = rng.normal(size=(2000, 32)).astype(np.float32)
     with EventStore() as store, VectorIndex(store, metric=metric, segment_rows=100) as index:

@@ -1,0 +1,64 @@
+"""States that were read lately are kept, in bounded memory, and nobody can change them for the next who asks."""
+
+from __future__ import annotations
+
+from datetime import datetime, timezone
+
+from eventstore import EventStore
+from eventstore.states import LateStates, State
+
+_NOW = datetime(2026, 1, 1, tzinfo=timezone.utc)
+
+
+def _state(position: int, length: int = 0) -> State:
+    return State(f"m{position}", "x" * length, "{}", 1, position, _NOW, None, None, None)
+
+
+def test_what_is_asked_for_again_and_again_stays() -> None:
+    """Of more states than there is room for, the one in use is there at the end, and the first ones are not."""
+    late = LateStates(20_000)
+    for position in range(1, 400):
+        late.put(_state(position, 100))
+        assert late.get(7) is None or late.get(7) == _state(7, 100)
+        assert position < 7 or late.get(7) is not None
+    assert late.get(1) is None
+    assert late.get(399) == _state(399, 100)
+
+
+def test_memory_is_bounded() -> None:
+    """However many are put, what is kept stays below the room, and one that is larger than that is not kept."""
+    late = LateStates(20_000)
+    for position in range(1, 1000):
+        late.put(_state(position, 1000))
+    kept = [position for position in range(1, 1000) if late.get(position)]
+    assert 1 <= len(kept) <= 20
+    late.put(_state(1000, 20_000))
+    assert late.get(1000) is None
+
+
+def test_a_caller_cannot_change_what_the_next_one_gets() -> None:
+    """The metadata of a memory is the caller's own dict, also where the memory comes from what was kept."""
+    with EventStore(":memory:", allow_zero_vectors=True) as store:
+        added = store.add("tea", vector=[1.0, 0.0], metadata={"tags": ["a"]})
+        for _ in range(3):
+            memory = store.get(added.memory_id)
+            assert memory is not None
+            assert memory.metadata == {"tags": ["a"]}
+            memory.metadata["tags"].append("b")
+            memory.metadata["more"] = 1
+
+
+def test_a_later_version_is_another_state() -> None:
+    """After an update and a delete the older state is still that of its position, and the newer one of its own."""
+    with EventStore(":memory:") as store:
+        first = store.add("tea", vector=[1.0, 0.0])
+        assert store.get(first.memory_id) is not None
+        second = store.update(first.memory_id, "coffee")
+        now, then = store.get(first.memory_id), store.get(first.memory_id, as_of=first.position)
+        assert now is not None
+        assert then is not None
+        assert (now.content, now.version, then.content, then.version) == ("coffee", 2, "tea", 1)
+        assert now.updated_at == second.recorded_at
+        store.delete(first.memory_id)
+        assert store.get(first.memory_id) is None
+        assert store.get(first.memory_id, as_of=second.position) == now
