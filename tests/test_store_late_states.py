@@ -53,7 +53,7 @@ def test_a_later_version_is_another_state() -> None:
     with EventStore(":memory:") as store:
         first = store.add("tea", vector=[1.0, 0.0])
         assert store.get(first.memory_id) is not None
-        second = store.update(first.memory_id, "coffee")
+        second = store.update(first.memory_id, "coffee", vector=[0.0, 1.0])
         now, then = store.get(first.memory_id), store.get(first.memory_id, as_of=first.position)
         assert now is not None
         assert then is not None
