@@ -50,8 +50,11 @@ class Structure(Protocol):
     def covered(self, full: int) -> list[int]:
         """The segments that candidates come from, of a history that has so many full ones; maybe none."""
 
-    def candidates(self, query: Query, most: int, selected: Mask, effort: float) -> Rows:
-        """About the best `most` of the selected rows of the covered segments; `selected` covers full segments."""
+    def candidates(self, query: Query, most: int, selected: Mask, effort: float) -> Rows | None:
+        """About the best `most` of the selected rows of the covered segments; `selected` covers full segments.
+
+        None where it is no good for the query.
+        """
 
 
 def check_kind(kind: str) -> Kind:
@@ -107,5 +110,7 @@ def _approximately(
     if there <= max(FEW_ROWS, FEW_SHARE * len(parts) * size, most):
         return None
     candidates = structure.candidates(Query(segments.metric, query), most, selected[: full * size], effort)
+    if candidates is None:
+        return None
     rows, scores = nearest_beside(segments, query, k, selected, candidates, set(parts))
     return (rows, scores) if len(rows) == k else None

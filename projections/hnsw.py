@@ -1,8 +1,9 @@
 """A graph of near neighbours (HNSW), made by FAISS out of the 8-bit codes of full segments, for who asks for it.
 
 It is made by one thread, a segment at a time, with a random generator that is set by the number of the segment: so it
-is the same however the events came, by one FAISS on one kind of processor. A graph only grows, and has no past: it
-answers for histories with as many full segments as it has taken, and others are searched exactly.
+is the same however the events came, by one FAISS. (Codes are whole numbers, whose products float32 holds exactly up to
+about a thousand dimensions; past that on one kind of processor.) A graph only grows, and has no past: it answers for
+histories with as many full segments as it has taken, and others are searched exactly.
 """
 
 from __future__ import annotations
@@ -18,7 +19,7 @@ import numpy as np
 from eventstore import Vector
 from projections.checkpoints import DataFile
 from projections.codes import Codes
-from projections.grid import LEVELS, Bytes, Grid, unpacked
+from projections.grid import Bytes, Grid, unpacked
 from projections.scoring import Floats, Metric, Query
 from projections.segments import Mask, Rows
 
@@ -31,8 +32,8 @@ _BREADTH_OF_ADDING = 100
 # How many rows a search keeps in view at effort 1.
 _BREADTH = 128
 _SEED = 20_261_124
-# A query further away than this many times the farthest row sees all rows in one direction.
-_FAR = 1e6
+# By so large a part of its length a query by l2 may be cut off at the ends of the grid.
+_TOLERATED = 0.1
 
 
 @contextlib.contextmanager
@@ -60,7 +61,6 @@ class Graph:
         self._metric: Metric = metric
         self._segment_rows = segment_rows
         self._grid = Grid(metric, np.zeros(0))
-        self._unit = 1.0
         self._index: Any = None
 
     def fold(self, coded: Sequence[Codes]) -> None:
@@ -73,29 +73,24 @@ class Graph:
             if fits:
                 self._index.hnsw.rng = faiss.RandomGenerator(_SEED + number)
                 with _one_thread():
-                    self._index.add(self._rows_of(codes))
+                    self._add(codes)
                 self.written = None
             self.taken.append(fits)
 
+    def _add(self, codes: Bytes) -> None:
+        self._index.add(unpacked(codes))
+
     def _scale_by(self, codes: Codes) -> None:
-        self._grid = Grid.of(self._metric, [codes])
-        self._unit = LEVELS * float(self._grid.scale.max()) or 1.0
+        # One step for all numbers: FAISS compares rows with each other by the products of their codes.
+        self._grid = Grid(self._metric, np.full(len(codes.scale), codes.scale.max()))
 
     def _empty(self) -> Any:
         kind = faiss.METRIC_L2 if self._metric == "l2" else faiss.METRIC_INNER_PRODUCT
-        dimension = len(self._grid.scale)
-        index = faiss.IndexHNSWSQ(dimension, faiss.ScalarQuantizer.QT_8bit, _NEIGHBOURS, kind)
+        signed = faiss.ScalarQuantizer.QT_8bit_direct_signed
+        index = faiss.IndexHNSWSQ(len(self._grid.scale), signed, _NEIGHBOURS, kind)
         index.hnsw.efConstruction = _BREADTH_OF_ADDING
-        # FAISS reads a code c as least + (c + 0.5) / 255 * span: this makes it (c - 128) * scale.
-        scale = self._grid.scale / self._unit
-        trained = np.concatenate([-128.5 * scale, 255.0 * scale]).astype(np.float32)
-        storage = faiss.downcast_index(index.storage)
-        faiss.copy_array_to_vector(trained, storage.sq.trained)
-        storage.is_trained = index.is_trained = True
+        index.storage.is_trained = index.is_trained = True
         return index
-
-    def _rows_of(self, codes: Bytes) -> Vector:
-        return unpacked(codes) * (self._grid.scale / self._unit).astype(np.float32)
 
     # Checkpoints
 
@@ -140,9 +135,15 @@ class Graph:
         """The segments that candidates come from, of a history that has so many full ones; maybe none."""
         return [number for number in range(full) if self.taken[number]] if full == len(self.taken) else []
 
-    def candidates(self, query: Query, most: int, selected: Mask, effort: float) -> Rows:
-        """About the best `most` of the selected rows of the covered segments; `selected` covers full segments."""
+    def candidates(self, query: Query, most: int, selected: Mask, effort: float) -> Rows | None:
+        """About the best `most` of the selected rows of the covered segments; `selected` covers full segments.
+
+        None for a query that is so far out that a graph is no good for it.
+        """
         size, parts = self._segment_rows, np.flatnonzero(self.taken)
+        asked = self._asked(query.wide)
+        if asked is None:
+            return None
         chosen = selected.reshape(-1, size)[parts].ravel()
         share = np.count_nonzero(chosen) / len(chosen)
         parameters = faiss.SearchParametersHNSW(
@@ -150,12 +151,16 @@ class Graph:
             efSearch=max(most, math.ceil(effort * _BREADTH / share)),
             sel=None if share == 1 else faiss.IDSelectorBitmap(np.packbits(chosen, bitorder="little")),
         )
-        _, found = self._index.search(self._asked(query.wide)[None, :], most, params=parameters)
+        _, found = self._index.search(asked[None, :], most, params=parameters)
         ids = found[0][found[0] >= 0].astype(np.int64)
         rows: Rows = parts[ids // size] * size + ids % size
         return rows
 
-    def _asked(self, vector: Floats) -> Vector:
+    def _asked(self, vector: Floats) -> Vector | None:
+        """A query in numbers from -127 to 127; None where it is so far out that these are not what is asked for."""
+        numbers, _ = self._grid.asked(vector)
         if self._metric == "l2":
-            return np.clip(vector / self._unit, -_FAR, _FAR).astype(np.float32)
-        return (vector / (float(np.abs(vector).max()) or 1.0)).astype(np.float32)
+            exact = self._grid.over(vector)
+            if np.linalg.norm(exact - numbers) > _TOLERATED * np.linalg.norm(exact):
+                return None
+        return numbers

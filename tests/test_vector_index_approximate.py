@@ -225,6 +225,16 @@ def test_numbers_that_do_not_fit_the_scale_are_searched_as_they_are(kind: Any, m
                 assert recall(found, flat.search_many(QUERIES, 10)) >= 0.95
 
 
+def test_a_query_that_is_far_out_is_searched_for_exactly(store: EventStore) -> None:
+    """A graph's distances end where its numbers do; from further away other rows are the nearest."""
+    with open_index(store, "hnsw", metric="l2") as index, exact(store, "l2") as flat:
+        for factor, far in ((1.0, False), (100.0, True), (1e6, True)):
+            for query in QUERIES * np.float32(factor):
+                found = index.search(query, 10)
+                assert found.exact == far
+                assert not far or list(found) == list(flat.search(query, 10))
+
+
 # Which kind
 
 
@@ -367,10 +377,8 @@ def test_a_graph_is_made_by_one_thread(store: EventStore, monkeypatch: pytest.Mo
     import faiss
 
     seen: list[int] = []
-    original = Graph._rows_of
-    monkeypatch.setattr(
-        Graph, "_rows_of", lambda *given: (seen.append(faiss.omp_get_max_threads()), original(*given))[1]
-    )
+    original = Graph._add
+    monkeypatch.setattr(Graph, "_add", lambda *given: (seen.append(faiss.omp_get_max_threads()), original(*given))[1])
     threads = faiss.omp_get_max_threads()
     try:
         faiss.omp_set_num_threads(3)
@@ -464,7 +472,7 @@ def test_opening_makes_nothing_again(store: EventStore, monkeypatch: pytest.Monk
             index.checkpoint()
     monkeypatch.setattr("projections.ivf.Centroids.trained", None)
     monkeypatch.setattr("projections.ivf.Centroids.lists_of", None)
-    monkeypatch.setattr("projections.hnsw.Graph._rows_of", None)
+    monkeypatch.setattr("projections.hnsw.Graph._add", None)
     for kind in KINDS:
         reopened = open_index(store, kind, directory=Path(f"{store.path}.{kind}"))
         assert answers(reopened)[0][1] == kind
