@@ -30,7 +30,7 @@ AUTO_ROWS = 250_000
 # fast, and make centroids that do not suit what comes later.
 LISTS_FROM = 4
 # Selections of so many of the rows that a structure has, or of such a share of them, are searched exactly.
-FEW_ROWS = 20_000
+FEW_ROWS = 10_000
 FEW_SHARE = 0.1
 # So many candidates for k hits: the ten best by codes are among the 33 best or so of sentence embeddings.
 PER_HIT = 2

@@ -26,7 +26,7 @@ from projections.scoring import Floats
 __all__ = ["lists_of", "read_structure", "write_structure"]
 
 # To be raised whenever the same rows would make another structure.
-_VERSION = 2
+_VERSION = 3
 
 
 def lists_of(content: Content, number: int) -> bytes | None:
