@@ -82,34 +82,46 @@ def new_structure(kind: Kind, metric: Metric, segment_rows: int) -> InvertedList
 
 
 def search(
-    segments: Segments, structure: Structure | None, query: Vector, k: int, selected: Mask, effort: float
-) -> tuple[Rows, Floats, Kind]:
-    """The `k` best of the selected rows, their scores, and how they were found: `"flat"` says that it was exactly.
+    segments: Segments, structure: Structure | None, queries: Sequence[Vector], k: int, selected: Mask, effort: float
+) -> list[tuple[Rows, Floats, Kind]]:
+    """For each query the `k` best of the selected rows, their scores, and how they were found: `"flat"` says exactly.
 
     `selected` covers the rows that there were at the position that is searched.
     """
-    if structure is not None:
-        found = _approximately(segments, structure, query, k, selected, effort)
-        if found is not None:
-            return *found, check_kind(structure.kind)
-    return *nearest(segments, query, k, selected), "flat"
+    found: list[tuple[Rows, Floats, Kind] | None] = [None] * len(queries)
+    if structure is not None and (parts := _covered(segments, structure, k, selected)):
+        kind = check_kind(structure.kind)
+        for number, query in enumerate(queries):
+            rows = _approximately(segments, structure, Query(segments.metric, query), k, selected, effort, parts)
+            found[number] = None if rows is None else (*rows, kind)
+    left = [query for query, one in zip(queries, found, strict=True) if one is None]
+    exact = nearest(segments, left, k, selected)
+    return [one or (*next(exact), "flat") for one in found]
 
 
-def _approximately(
-    segments: Segments, structure: Structure, query: Vector, k: int, selected: Mask, effort: float
-) -> tuple[Rows, Floats] | None:
-    """What `nearest` gives, but for a few hits; None where the structure is no good for it.
+def _covered(segments: Segments, structure: Structure, k: int, selected: Mask) -> list[int]:
+    """The segments that the structure is asked for; none where so few of their rows are selected that it is no good.
 
     Depends on the selection, and on what there was by then: an index that has grown since answers the same.
     """
     size = segments.segment_rows
-    full = len(selected) // size
-    parts = structure.covered(full)
-    most = PER_HIT * k + SPARE
+    parts = structure.covered(len(selected) // size)
     there = sum(int(np.count_nonzero(selected[n * size : (n + 1) * size])) for n in parts)
-    if there <= max(FEW_ROWS, FEW_SHARE * len(parts) * size, most):
-        return None
-    candidates = structure.candidates(Query(segments.metric, query), most, selected[: full * size], effort)
+    return parts if there > max(FEW_ROWS, FEW_SHARE * len(parts) * size, PER_HIT * k + SPARE) else []
+
+
+def _approximately(
+    segments: Segments,
+    structure: Structure,
+    query: Query,
+    k: int,
+    selected: Mask,
+    effort: float,
+    parts: list[int],
+) -> tuple[Rows, Floats] | None:
+    """What `nearest` gives, but for a few hits; None where the structure is no good for it."""
+    full = len(selected) // segments.segment_rows * segments.segment_rows
+    candidates = structure.candidates(query, PER_HIT * k + SPARE, selected[:full], effort)
     if candidates is None:
         return None
     rows, scores = nearest_beside(segments, query, k, selected, candidates, set(parts))

@@ -6,6 +6,7 @@ FAISS goes through the codes; what it finds is only a proposal, since each score
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import faiss
@@ -32,7 +33,7 @@ class _Asked:
     `length` is the numbers' norm.
     """
 
-    numbers: Vector
+    numbers: Floats
     step: float
     error: float
     length: float
@@ -163,17 +164,24 @@ class Codes:
             return block
         return block.astype(np.float64)
 
-    def search(self, query: Query, most: int, selected: Mask | None, count: int) -> Scored:
-        """The best `most` of the selected rows by their codes; None selects all; `count` says how many are selected."""
-        asked = self._asked(query)
+    def search(self, queries: Sequence[Query], most: int, selected: Mask | None, count: int) -> list[Scored]:
+        """For each query the best `most` of the selected rows by their codes.
+
+        `selected` is None for all rows; `count` says how many are selected.
+        """
+        asked = [self._asked(query) for query in queries]
         parameters = None
         if selected is not None:
             bitmap = np.packbits(selected, bitorder="little")
             selector = faiss.IDSelectorBitmap(bitmap)  # type: ignore[call-arg, arg-type]
             parameters = faiss.SearchParameters(sel=selector)  # type: ignore[call-arg]
-        scores, rows = self._index.search(asked.numbers[None, :], min(most, count), params=parameters)
-        lower, upper = self._bounds(query, asked, scores[0].astype(np.float64))
-        return Scored(rows[0].astype(np.int64), lower, upper, float(upper[-1]) if most < count else float("-inf"))
+        numbers = np.array([one.numbers for one in asked], dtype=np.float32)
+        scores, rows = self._index.search(numbers, min(most, count), params=parameters)
+        found = []
+        for query, one, some, its in zip(queries, asked, scores.astype(np.float64), rows.astype(np.int64), strict=True):
+            lower, upper = self._bounds(query, one, some)
+            found.append(Scored(its, lower, upper, float(upper[-1]) if most < count else float("-inf")))
+        return found
 
     def _asked(self, query: Query) -> _Asked:
         if self._metric == "l2":
@@ -188,7 +196,7 @@ class Codes:
             step = max(float(scaled.max()), -float(scaled.min())) / _LEVELS or 1.0
             numbers = np.rint(scaled / step)
             left = (scaled - numbers * step) * self._inverse
-        return _Asked(numbers.astype(np.float32), step, _length(left), _length(numbers))
+        return _Asked(numbers, step, _length(left), _length(numbers))
 
     def _bounds(self, query: Query, asked: _Asked, found: Floats) -> tuple[Floats, Floats]:
         """Ends of the exact scores, from FAISS's.

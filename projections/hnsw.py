@@ -29,8 +29,9 @@ faiss: Any = _faiss  # its types lack much of what a graph has
 
 _NEIGHBOURS = 16
 _BREADTH_OF_ADDING = 100
-# How many rows a search keeps in view at effort 1.
-_BREADTH = 128
+# How many rows a search keeps in view at effort 1, among so many; of more rows, with the root of their number.
+_BREADTH = 96
+_BREADTH_ROWS = 65_536
 _SEED = 20_261_124
 # By so large a part of its length a query by l2 may be cut off at the ends of the grid.
 _TOLERATED = 0.1
@@ -146,9 +147,10 @@ class Graph:
             return None
         chosen = selected.reshape(-1, size)[parts].ravel()
         share = np.count_nonzero(chosen) / len(chosen)
+        breadth = _BREADTH * math.sqrt(max(1.0, len(chosen) / _BREADTH_ROWS))
         parameters = faiss.SearchParametersHNSW(
             # Few of those in view are selected.
-            efSearch=max(most, math.ceil(effort * _BREADTH / share)),
+            efSearch=max(most, math.ceil(effort * breadth / share)),
             sel=None if share == 1 else faiss.IDSelectorBitmap(np.packbits(chosen, bitorder="little")),
         )
         _, found = self._index.search(asked[None, :], most, params=parameters)

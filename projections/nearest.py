@@ -8,7 +8,7 @@ that scoring every row would give, whatever FAISS, BLAS and the cut into segment
 from __future__ import annotations
 
 import math
-from collections.abc import Set
+from collections.abc import Iterator, Sequence, Set
 
 import numpy as np
 import numpy.typing as npt
@@ -24,49 +24,65 @@ _SPARE = 48
 # So few rows are scored at once: going through codes would cost more.
 _FEW = 64
 _ROWS_AT_ONCE = 4096
+_QUERIES_AT_ONCE = 64
+_FOUND_AT_ONCE = 2**20
 
 
-def nearest(segments: Segments, query: Vector, k: int, selected: Mask) -> tuple[Rows, Floats]:
-    """The `k` best of the selected rows (fewer if fewer are selected) and their scores, best first.
+def nearest(segments: Segments, queries: Sequence[Vector], k: int, selected: Mask) -> Iterator[tuple[Rows, Floats]]:
+    """For each query the `k` best of the selected rows (fewer if fewer are selected) and their scores, best first.
 
-    Equal scores are in the order of rows, which is that of positions. `query` is float32, shape `(dimension,)`;
+    Equal scores are in the order of rows, which is that of positions. Queries are float32, shape `(dimension,)`;
     `selected` covers the first `len(selected)` rows, later ones are left out.
     """
-    return nearest_beside(segments, query, k, selected, np.empty(0, dtype=np.int64), set())
+    chosen = _Chosen(segments, selected, set())
+    # So many at once that what is found for all of them stays small.
+    found_for_one = min(k + _SPARE, segments.segment_rows) * max(1, len(chosen.parts))
+    at_once = max(1, min(_QUERIES_AT_ONCE, _FOUND_AT_ONCE // found_for_one))
+    for start in range(0, len(queries), at_once):
+        some = queries[start : start + at_once]
+        contests = [_Contest(segments, Query(segments.metric, query), k) for query in some]
+        _decide(contests, chosen)
+        yield from (contest.best() for contest in contests)
 
 
 def nearest_beside(
-    segments: Segments, query: Vector, k: int, selected: Mask, candidates: Rows, passed_over: Set[int]
+    segments: Segments, query: Query, k: int, selected: Mask, candidates: Rows, passed_over: Set[int]
 ) -> tuple[Rows, Floats]:
     """The `k` best of the candidates, and of the selected rows in all segments that are not passed over.
 
     The candidates are rows of segments that are.
     """
-    size = segments.segment_rows
-    contest = _Contest(segments, Query(segments.metric, query), k)
+    contest = _Contest(segments, query, k)
     contest.score(candidates)
-    every = bool(selected.all())
-    counts: dict[int, int] = {}
-    for number in range(-(-len(selected) // size)):
-        if number not in passed_over:
-            start, stop = number * size, min(len(selected), (number + 1) * size)
-            count = stop - start if every else int(np.count_nonzero(selected[start:stop]))
-            if count:
-                counts[number] = count
-    if sum(counts.values()) <= max(k, _FEW):
-        rows = np.flatnonzero(selected).astype(np.int64)
-        contest.score(rows[~np.isin(rows // size, list(passed_over))] if passed_over else rows)
-        return contest.best()
-    masks = {
-        number: _mask_of(selected[number * size : (number + 1) * size], segments.parts[number].rows, count)
-        for number, count in counts.items()
-    }
-    _compete(contest, masks, counts)
+    _decide([contest], _Chosen(segments, selected, passed_over))
     return contest.best()
 
 
+class _Chosen:
+    """The selected rows of the segments that are not passed over; `parts` has those of each, and how many they are.
+
+    A part's selection is as long as the part; None if it is all of it.
+    """
+
+    def __init__(self, segments: Segments, selected: Mask, passed_over: Set[int]) -> None:
+        self._selected, self._passed_over, self._size = selected, passed_over, segments.segment_rows
+        self.parts: dict[int, tuple[Mask | None, int]] = {}
+        every = bool(selected.all())
+        for number in range(-(-len(selected) // self._size)):
+            if number not in passed_over:
+                some = selected[number * self._size : (number + 1) * self._size]
+                count = len(some) if every else int(np.count_nonzero(some))
+                if count:
+                    self.parts[number] = _mask_of(some, segments.parts[number].rows, count), count
+        self.count = sum(count for _, count in self.parts.values())
+
+    def rows(self) -> Rows:
+        """All of them."""
+        rows = np.flatnonzero(self._selected).astype(np.int64)
+        return rows[~np.isin(rows // self._size, list(self._passed_over))] if self._passed_over else rows
+
+
 def _mask_of(selected: Mask, rows: int, count: int) -> Mask | None:
-    """The selection as long as its part; None if that is all of it."""
     if count == rows:
         return None
     if len(selected) < rows:
@@ -74,27 +90,43 @@ def _mask_of(selected: Mask, rows: int, count: int) -> Mask | None:
     return selected
 
 
-def _compete(contest: _Contest, masks: dict[int, Mask | None], counts: dict[int, int]) -> None:
+def _decide(contests: Sequence[_Contest], chosen: _Chosen) -> None:
+    """Score what can be among the best of each of several contests over the same rows."""
+    if chosen.count <= max(contests[0].k, _FEW):
+        rows = chosen.rows()
+        for contest in contests:
+            contest.score(rows)
+        return
+    segments, queries = contests[0].segments, [contest.query for contest in contests]
+    most = contests[0].k + _SPARE
+    # A part for all queries, then the next: it stays in the processor's cache, and FAISS takes the threads it may.
+    found = {n: segments.parts[n].search(queries, most, mask, count) for n, (mask, count) in chosen.parts.items()}
+    for number, contest in enumerate(contests):
+        _compete(contest, {n: scored[number] for n, scored in found.items()}, chosen)
+
+
+def _compete(contest: _Contest, found: dict[int, Scored], chosen: _Chosen) -> None:
     """Score rows of the parts until no other can be among the best. More than k are selected."""
-    segments, k, first_time = contest.segments, contest.k, True
-    found: dict[int, Scored] = {}
-    asking = dict.fromkeys(masks, k + _SPARE)
-    while asking:
+    segments, k = contest.segments, contest.k
+    rows, lower, upper = _together(found, segments.segment_rows)
+    # None of them is scored yet: what is, is of other parts. The k-th best of the lower ends is as far down as the k-th
+    # score can be, so that all who can be among the best are scored in one go.
+    contest.score(rows[upper >= max(contest.least, float(np.partition(lower, len(lower) - k)[len(lower) - k]))])
+    # What a part left out may still reach the k-th score: it is asked again for more.
+    while asking := {n: 4 * len(part.rows) for n, part in found.items() if part.rest >= contest.least}:
         for number, most in asking.items():
-            found[number] = segments.parts[number].search(contest.query, most, masks[number], counts[number])
-        rows = np.concatenate([part.rows + number * segments.segment_rows for number, part in found.items()])
-        upper = np.concatenate([part.upper for part in found.values()])
-        if first_time:
-            # None of them is scored yet: what is, is of other parts. The k-th best of the lower ends is as far as the
-            # k-th score can be down, so that all who can be among the best are scored in one go.
-            lower = np.concatenate([part.lower for part in found.values()])
-            least = max(contest.least, float(np.partition(lower, len(lower) - k)[len(lower) - k]))
-            contest.score(rows[upper >= least])
-            first_time = False
-        else:
-            contest.score(rows[(upper >= contest.least) & ~np.isin(rows, contest.rows)])
-        # What a part left out may still reach the k-th score: it is asked again for more.
-        asking = {n: 4 * len(part.rows) for n, part in found.items() if part.rest >= contest.least}
+            found[number] = segments.parts[number].search([contest.query], most, *chosen.parts[number])[0]
+        rows, _, upper = _together(found, segments.segment_rows)
+        contest.score(rows[(upper >= contest.least) & ~np.isin(rows, contest.rows)])
+
+
+def _together(found: dict[int, Scored], size: int) -> tuple[Rows, Floats, Floats]:
+    """The rows of all parts, and the lower and the upper ends of their scores."""
+    return (
+        np.concatenate([part.rows + number * size for number, part in found.items()]),
+        np.concatenate([part.lower for part in found.values()]),
+        np.concatenate([part.upper for part in found.values()]),
+    )
 
 
 class _Contest:

@@ -7,6 +7,8 @@ and the newest rows, too few yet to be coded, as they are.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import numpy as np
 
 from eventstore import Vector
@@ -89,29 +91,33 @@ class Segment:
             np.int64
         )
 
-    def search(self, query: Query, most: int, selected: Mask | None, count: int) -> Scored:
-        """At least the best `most` of the selected rows by what is known of their scores.
+    def search(self, queries: Sequence[Query], most: int, selected: Mask | None, count: int) -> list[Scored]:
+        """For each query at least the best `most` of the selected rows by what is known of their scores.
 
         `selected` is None for all rows, `count` how many are selected.
         """
         coded = self.codes.rows
         if coded == self.rows:
-            return self.codes.search(query, most, selected, count)
+            return self.codes.search(queries, most, selected, count)
         new = np.arange(coded, self.rows) if selected is None else coded + np.flatnonzero(selected[coded:])
         mask = None if selected is None else selected[:coded]
         if not len(new):
-            return self.codes.search(query, most, mask, count)
+            return self.codes.search(queries, most, mask, count)
         vectors = self.vectors.all()[coded:] if selected is None else self.vectors.take(new)
-        lower, upper = quick_scores(self._metric, query, vectors, self._norms[new])
+        ends = [quick_scores(self._metric, query, vectors, self._norms[new]) for query in queries]
         if count == len(new):
-            return Scored(new, lower, upper, float("-inf"))
-        found = self.codes.search(query, most, mask, count - len(new))
-        return Scored(
-            np.concatenate([found.rows, new]),
-            np.concatenate([found.lower, lower]),
-            np.concatenate([found.upper, upper]),
-            found.rest,
-        )
+            return [Scored(new, lower, upper, float("-inf")) for lower, upper in ends]
+        return [
+            Scored(
+                np.concatenate([found.rows, new]),
+                np.concatenate([found.lower, lower]),
+                np.concatenate([found.upper, upper]),
+                found.rest,
+            )
+            for found, (lower, upper) in zip(
+                self.codes.search(queries, most, mask, count - len(new)), ends, strict=True
+            )
+        ]
 
 
 class Segments:

@@ -40,7 +40,7 @@ from projections.hits import Hits
 from projections.locks import SharedLock
 from projections.projection import Progress, project
 from projections.scoring import Metric, check_metric
-from projections.segments import SEGMENT_ROWS
+from projections.segments import SEGMENT_ROWS, Mask
 from projections.snapshot import move_to_files, newest_good, write_snapshot
 from projections.vectors import Damaged, HeldRows
 
@@ -341,25 +341,25 @@ class VectorIndex:
     def _answers(
         self, vectors: list[Vector], most: int, tree: FilterTree, position: int, min_score: float | None
     ) -> list[Answer]:
-        answers = []
-        with self._at(position, with_metadata=not isinstance(tree, Everything)):
+        with self._at(position, with_metadata=not isinstance(tree, Everything)) as selected:
             content = self._content
-            selected = content.table.alive(position)
+            if content.segments is None:
+                return [Answer.nothing() for _ in vectors]
             if not isinstance(tree, Everything):
                 selected &= content.metadata.matching(tree, len(selected))
-            for vector in vectors:
-                if content.segments is None:
-                    answers.append(Answer.nothing())
-                    continue
-                rows, scores, kind = search(content.segments, content.structure, vector, most, selected, self.effort)
+            answers = []
+            for rows, scores, kind in search(content.segments, content.structure, vectors, most, selected, self.effort):
                 if min_score is not None:
                     rows, scores = rows[scores >= min_score], scores[scores >= min_score]
                 answers.append(Answer(content.table.born[rows].astype(np.int64), scores, kind))
-        return answers
+            return answers
 
     @contextlib.contextmanager
-    def _at(self, position: int, *, with_metadata: bool = False) -> Iterator[None]:
-        """Share the lock over an index that is at `position` or past it, its filters too where they are needed."""
+    def _at(self, position: int, *, with_metadata: bool = False) -> Iterator[Mask]:
+        """Share the lock over an index that is at `position` or past it, its filters too where they are needed.
+
+        Gives the rows that were alive then.
+        """
         while True:
             if self.position < position:
                 self.catch_up(position)
@@ -367,9 +367,9 @@ class VectorIndex:
                 self._index_metadata()
             with self._lock.shared():
                 # A rebuild by another thread may have come in between: then it has to be caught up with again.
-                rows = len(self._content.table.alive(position))
-                if self.position >= position and not (with_metadata and self._content.metadata.rows < rows):
-                    yield
+                alive = self._content.table.alive(position)
+                if self.position >= position and not (with_metadata and self._content.metadata.rows < len(alive)):
+                    yield alive
                     return
 
     def _index_metadata(self) -> None:

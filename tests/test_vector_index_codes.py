@@ -46,7 +46,7 @@ def test_exact_scores_lie_between_the_ends_that_the_codes_give(metric: Any, case
     query, rows = case
     norms = quick_norms(rows)
     codes = Codes.of(metric, rows, norms)
-    found = codes.search(Query(metric, query), len(rows), None, len(rows))
+    found = codes.search([Query(metric, query)], len(rows), None, len(rows))[0]
     exact = exact_scores(metric, query, rows[found.rows])
     assert sorted(found.rows.tolist()) == list(range(len(rows)))
     assert (found.lower <= exact).all()
@@ -76,7 +76,7 @@ def test_what_codes_leave_out_scores_no_more_than_they_say(
     codes = Codes.of(metric, rows[:first], quick_norms(rows[:first]))
     if first < len(rows):
         codes.add(rows[first:], quick_norms(rows[first:]))
-    found = codes.search(Query(metric, query), most, None, len(rows))
+    found = codes.search([Query(metric, query)], most, None, len(rows))[0]
     out = np.setdiff1d(np.arange(len(rows)), found.rows)
     assert (exact_scores(metric, query, rows[out]) <= found.rest).all()
     assert (found.lower <= exact_scores(metric, query, rows[found.rows])).all()
@@ -100,7 +100,7 @@ def test_the_nearest_are_those_that_scoring_every_row_gives(
     for start in range(0, len(rows), batch):
         segments.add(rows[start : start + batch])
     selected = np.array([some >> bit & 1 for bit in range(len(rows))], dtype=np.bool_)
-    found, scores = nearest(segments, query, k, selected)
+    ((found, scores),) = nearest(segments, [query], k, selected)
     exact = exact_scores(metric, query, rows)
     expected = sorted(np.flatnonzero(selected).tolist(), key=lambda row: (-exact[row], row))[:k]
     assert found.tolist() == expected
@@ -123,7 +123,7 @@ def test_rows_that_codes_cannot_tell_apart_are_still_in_the_right_order(metric: 
         segments.add(rows[start : start + 500])
     selected = np.ones(len(rows), dtype=np.bool_)
     for query in (center + np.random.default_rng(2).normal(scale=0.3, size=(5, 24))).astype(np.float32):
-        found, _ = nearest(segments, query, 10, selected)
+        ((found, _),) = nearest(segments, [query], 10, selected)
         exact = exact_scores(metric, query, rows)
         assert found.tolist() == sorted(range(len(rows)), key=lambda row: (-exact[row], row))[:10]
 

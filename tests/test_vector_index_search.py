@@ -110,6 +110,24 @@ def test_search_many_answers_all_at_one_position(store: EventStore) -> None:
     assert {hits.position for hits in index.search_many(texts)} == {3}
 
 
+@pytest.mark.parametrize("metric", ["cosine", "ip", "l2"])
+def test_many_queries_get_what_each_would_get_by_itself(metric: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    """More than are gone through at once, over several segments; filtered, in the past, and with a k that is large."""
+    monkeypatch.setattr("projections.nearest._QUERIES_AT_ONCE", 8)
+    monkeypatch.setattr("projections.nearest._FOUND_AT_ONCE", 2000)
+    rng = np.random.default_rng(7)
+    rows, queries = rng.normal(size=(700, 16)), rng.normal(size=(20, 16)).astype(np.float32)
+    with EventStore() as store:
+        store.add_many([""] * 400, vectors=rows[:400], metadatas=[{"n": n % 3} for n in range(400)])
+        store.add_many([""] * 300, vectors=rows[400:], metadatas=[{"n": n % 3} for n in range(300)])
+        index = VectorIndex(store, metric=metric, segment_rows=128)
+        for asked in ({}, {"filter": {"n": 1}}, {"as_of": 400}, {"min_score": 0.0}):
+            for k in (1, 10, 300):
+                found = index.search_many(queries, k, **asked)
+                assert found == [index.search(query, k, **asked) for query in queries]
+                assert {hits.exact for hits in found} == {True}
+
+
 @pytest.mark.parametrize(
     ("keywords", "error", "message"),
     [
