@@ -82,7 +82,7 @@ class Segment:
 
     def misfits(self) -> Rows:
         """Rows whose norms or codes are not those of their vectors: of a checkpoint that was forged."""
-        vectors = self.vectors.all()
+        vectors = self.vectors.stored()
         norms = quick_norms(vectors)
         wrong = np.flatnonzero(~np.isclose(norms, self.norms, rtol=1e-9, atol=0.0))
         return np.union1d(wrong, self.codes.misses(vectors[: self.codes.rows], norms[: self.codes.rows])).astype(

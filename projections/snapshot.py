@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import os
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
 
 import faiss
 import numpy as np
@@ -16,9 +17,15 @@ from projections.content import Content
 from projections.rows import RowTable
 from projections.segments import Segment, Segments
 from projections.structure_files import lists_of, read_structure, write_structure
-from projections.vectors import Digests, HeldRows, StoredRows, digests_of
+from projections.vectors import Digests, HeldRows, StoredRows, VectorMemory, digests_of
 
 __all__ = ["move_to_files", "newest_good", "write_snapshot"]
+
+_Files = tuple[DataFile, DataFile]
+
+# A thread costs as much as reading some of this.
+_BYTES_PER_THREAD = 2 * 2**20
+_MOST_THREADS = 4
 
 
 def write_snapshot(checkpoints: Checkpoints, content: Content, head_hash: str) -> None:
@@ -92,29 +99,25 @@ def _packed(part: Segment, digests: Digests) -> bytes:
     )
 
 
-def move_to_files(checkpoints: Checkpoints, content: Content, vector_memory: int) -> None:
+def move_to_files(checkpoints: Checkpoints, content: Content, memory: VectorMemory) -> None:
     """Let go of the vectors of full segments that are on disk, the oldest first, until the others fit into memory."""
     if content.segments is None:
         return
-    dimension = content.segments.dimension
-    held = [(n, part) for n, part in enumerate(content.segments.parts) if isinstance(part.vectors, HeldRows)]
-    size = sum(4 * dimension * part.rows for _, part in held)
-    for number, part in held:
-        files = content.written.get(number)
-        if size <= vector_memory:
-            return
-        if files is not None and checkpoints.has(files.vectors):
-            vectors = part.vectors.all()
-            part.vectors = StoredRows(checkpoints.directory / files.vectors.name, dimension, digests_of(vectors))
-            size -= 4 * dimension * part.rows
+    parts = content.segments.parts
+    for number, part in enumerate(parts):
+        vectors, files = part.vectors, content.written.get(number)
+        if isinstance(vectors, HeldRows) and files is not None and checkpoints.has(files.vectors):
+            path, held = checkpoints.directory / files.vectors.name, vectors.all()
+            part.vectors = StoredRows(path, content.segments.dimension, digests_of(held), memory, held)
+    memory.let_go([part.vectors for part in parts if isinstance(part.vectors, StoredRows)])
 
 
 def newest_good(
-    checkpoints: Checkpoints, store: EventStore, new: Callable[[], Content], vector_memory: int
+    checkpoints: Checkpoints, store: EventStore, new: Callable[[], Content], memory: VectorMemory
 ) -> Content | None:
     """The newest generation that can be used; damaged ones, and ones ahead of the history, are set aside.
 
-    It fills an empty `new()`. Full vectors past `vector_memory` bytes stay in their files.
+    It fills an empty `new()`. The vectors of full segments stay in their files until many of them are asked for.
 
     Raises:
         IndexMismatch: a sound generation is of another history or of another dimension.
@@ -131,7 +134,7 @@ def newest_good(
             content = new()
             if manifest.segment_rows != content.segment_rows:
                 continue
-            _read(checkpoints, manifest, content, vector_memory)
+            _read(checkpoints, manifest, content, memory)
             return content
         except Unusable as error:
             if os.path.lexists(path):
@@ -156,29 +159,42 @@ def _require_same_history(checkpoints: Checkpoints, manifest: Manifest, store: E
         )
 
 
-def _read(checkpoints: Checkpoints, manifest: Manifest, content: Content, vector_memory: int) -> None:
-    rows, size, metric = manifest.rows, manifest.segment_rows, content.metric
+def _read(checkpoints: Checkpoints, manifest: Manifest, content: Content, memory: VectorMemory) -> None:
+    rows, size, metric, dimension = manifest.rows, manifest.segment_rows, content.metric, manifest.dimension
     # Before anything is read: a history of so many events has no more rows, and rows have so many bytes.
     if rows > manifest.position or manifest.table.size != 8 * rows or len(manifest.segments) != -(-rows // size):
         raise Unusable("its files do not have as many rows as it says")
     content.position = manifest.position
     content.table = _read_table(checkpoints, manifest)
-    content.segments = segments = Segments(metric, manifest.dimension, size)
-    for number, named in enumerate(manifest.segments):
-        count = min(size, rows - number * size)
+    content.segments = segments = Segments(metric, dimension, size)
+    counts = [min(size, rows - number * size) for number in range(len(manifest.segments))]
+    for number, (count, named) in enumerate(zip(counts, manifest.segments, strict=True)):
         files = _without_lost_metadata(checkpoints, named)
         content.metadata_files.append((files.metadata, count))
-        if files.vectors.size != 4 * count * manifest.dimension:
-            raise Unusable(f"{files.vectors.name} does not hold {count} vectors of dimension {manifest.dimension}")
-        if files.codes is not None and count == size and metric == manifest.metric:
-            vector_memory -= files.vectors.size
-            part = _read_coded(checkpoints, files.vectors, files.codes, segments, in_memory=vector_memory >= 0)
-            segments.parts.append(part)
-        else:
-            segments.add(_vectors(checkpoints.read_data(files.vectors), manifest.dimension))
+        if files.vectors.size != 4 * count * dimension:
+            raise Unusable(f"{files.vectors.name} does not hold {count} vectors of dimension {dimension}")
         if count == size and metric == manifest.metric:
             content.written[number] = files
+    coded = [(files.vectors, files.codes) for files in content.written.values() if files.codes is not None]
+    with_codes = iter(_in_threads(lambda files: _read_coded(checkpoints, *files, segments, memory), coded))
+    for number, named in enumerate(manifest.segments):
+        if number in content.written and named.codes is not None:
+            segments.parts.append(next(with_codes))
+        else:
+            segments.add(_vectors(checkpoints.read_data(named.vectors), dimension))
     read_structure(checkpoints, manifest, content)
+
+
+def _in_threads(work: Callable[[_Files], Segment], files: Sequence[_Files]) -> list[Segment]:
+    """What `work` makes of each of the files, in their order.
+
+    Reading and hashing let go of the interpreter: as many go on at once as there are processors.
+    """
+    threads = min(os.cpu_count() or 1, _MOST_THREADS, sum(codes.size for _, codes in files) // _BYTES_PER_THREAD)
+    if threads < 2:
+        return [work(each) for each in files]
+    with ThreadPoolExecutor(threads) as pool:
+        return list(pool.map(work, files))
 
 
 def _without_lost_metadata(checkpoints: Checkpoints, files: SegmentFiles) -> SegmentFiles:
@@ -188,7 +204,7 @@ def _without_lost_metadata(checkpoints: Checkpoints, files: SegmentFiles) -> Seg
     """
     if files.metadata is not None:
         try:
-            checkpoints.look_at(files.metadata)
+            checkpoints.trusted(files.metadata)
         except Unusable as error:
             message = f"metadata in {checkpoints.directory} were passed over: {error}; the history fills in"
             warnings.warn(message, CheckpointWarning, stacklevel=6)
@@ -197,34 +213,31 @@ def _without_lost_metadata(checkpoints: Checkpoints, files: SegmentFiles) -> Seg
 
 
 def _read_table(checkpoints: Checkpoints, manifest: Manifest) -> RowTable:
-    rows = manifest.rows
-    numbers = np.frombuffer(checkpoints.read_data(manifest.table), dtype="<u4")
-    born, died = numbers[:rows].copy(), numbers[rows:].copy()
-    if rows and (int(born[-1]) > manifest.position or (np.diff(born.astype(np.int64)) <= 0).any()):
+    checkpoints.there(manifest.table)
+    born, died = (np.empty(manifest.rows, dtype="<u4") for _ in range(2))
+    checkpoints.read_into(manifest.table, [born.view(np.uint8), died.view(np.uint8)])
+    if len(born) and (int(born[-1]) > manifest.position or (born[1:] <= born[:-1]).any()):
         raise Unusable("its rows are not in the order of positions")
     if (died <= born).any():
         raise Unusable("its rows end before they begin")
-    return RowTable(born, died)
+    return RowTable(born.astype(np.uint32, copy=False), died.astype(np.uint32, copy=False))
 
 
 def _read_coded(
-    checkpoints: Checkpoints, vectors: DataFile, codes: DataFile, segments: Segments, *, in_memory: bool
+    checkpoints: Checkpoints, vectors: DataFile, codes: DataFile, segments: Segments, memory: VectorMemory
 ) -> Segment:
-    count, dimension = segments.segment_rows, segments.dimension
+    count, dimension, metric = segments.segment_rows, segments.dimension, segments.metric
     if codes.size != 16 * count + 8 * (dimension + 3) + count * dimension:
         raise Unusable(f"{codes.name} does not hold the codes of {count} vectors of dimension {dimension}")
-    packed = checkpoints.read_data(codes)
-    numbers = np.frombuffer(packed, dtype="<f8", count=2 * count + dimension + 3)
-    # Copies: a view would keep the whole file in memory.
-    norms, digests = numbers[:count].copy(), numbers[count : 2 * count].view("<u8").copy()
-    scale, bounds = numbers[2 * count : -3].copy(), numbers[-3:].tolist()
-    coded = np.frombuffer(packed, dtype=np.uint8, offset=8 * len(numbers)).reshape(count, dimension)
-    held = (
-        HeldRows.of(_vectors(checkpoints.read_data(vectors), dimension))
-        if in_memory
-        else StoredRows(checkpoints.look_at(vectors), dimension, digests)
-    )
-    return Segment.restored(segments.metric, held, norms, Codes.restored(segments.metric, coded, scale, *bounds))
+    path = checkpoints.trusted(vectors)
+    checkpoints.there(codes)
+    # Read to where they stay: nothing is held twice, and nothing copied.
+    numbers = np.empty(2 * count + dimension + 3, dtype="<f8")
+    restored = Codes.empty(metric, dimension, count)
+    checkpoints.read_into(codes, [numbers.view(np.uint8), restored.codes.reshape(-1)])
+    norms, digests, scale = np.split(numbers[:-3], [count, 2 * count])
+    restored.restore(scale, *numbers[-3:].tolist())
+    return Segment.restored(metric, StoredRows(path, dimension, digests.view("<u8"), memory), norms, restored)
 
 
 def _vectors(content: bytes, dimension: int) -> np.ndarray[tuple[int, int], np.dtype[np.float32]]:
