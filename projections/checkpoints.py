@@ -82,8 +82,8 @@ class DataFile(_Strict):
 
 
 class SegmentFiles(_Strict):
-    """The files of one segment: the vectors as recorded; the codes of a full one; metadata where filters need them;
-    the inverted lists of its rows where it is in such."""
+    """The files of one segment: the vectors as recorded; the codes of rows that have such; metadata where filters need
+    them; the inverted lists of its rows where it is in such."""
 
     vectors: DataFile
     codes: DataFile | None = None

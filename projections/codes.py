@@ -89,7 +89,7 @@ class Codes:
 
     @classmethod
     def empty(cls, metric: Metric, dimension: int, rows: int) -> Codes:
-        """Room for as many rows and no more: `codes` is to be filled, and `restore` called, with what was kept."""
+        """Room for so many rows: `codes` is to be filled, and `restore` called, with what a checkpoint holds."""
         made = cls(metric, dimension)
         made._index.codes.resize(rows * dimension)
         made._index.ntotal = rows
@@ -98,6 +98,7 @@ class Codes:
     def restore(self, scale: Floats, error: float, size: float, code_size: float) -> None:
         """Take the scale and the bounds of codes that were read from a checkpoint."""
         self.scale, self.error, self.size, self.code_size = scale, error, size, code_size
+        self._fresh_error = error
 
     @property
     def loose(self) -> bool:

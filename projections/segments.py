@@ -34,9 +34,11 @@ class Segment:
         self.codes = Codes(metric, dimension)
 
     @classmethod
-    def restored(cls, metric: Metric, vectors: HeldRows | StoredRows, norms: Floats, codes: Codes) -> Segment:
-        """A full segment that was read from a checkpoint."""
-        made = cls(metric, 0, len(norms))
+    def restored(
+        cls, metric: Metric, capacity: int, vectors: HeldRows | StoredRows, norms: Floats, codes: Codes
+    ) -> Segment:
+        """A segment that was read from a checkpoint; `codes` may lack the newest rows of one that is not full."""
+        made = cls(metric, 0, capacity)
         made.vectors, made._norms, made.codes = vectors, norms, codes
         return made
 

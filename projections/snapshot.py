@@ -6,6 +6,7 @@ import os
 import warnings
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from typing import NamedTuple
 
 import faiss
 import numpy as np
@@ -15,17 +16,24 @@ from projections.checkpoints import Checkpoints, CheckpointWarning, DataFile, Ma
 from projections.codes import Codes
 from projections.content import Content
 from projections.rows import RowTable
+from projections.scoring import quick_norms
 from projections.segments import Segment, Segments
 from projections.structure_files import lists_of, read_structure, write_structure
 from projections.vectors import Digests, HeldRows, StoredRows, VectorMemory, digests_of
 
 __all__ = ["move_to_files", "newest_good", "write_snapshot"]
 
-_Files = tuple[DataFile, DataFile]
-
 # A thread costs as much as reading some of this.
 _BYTES_PER_THREAD = 2 * 2**20
 _MOST_THREADS = 4
+
+
+class _Coded(NamedTuple):
+    """A segment of so many rows that has codes."""
+
+    vectors: DataFile
+    codes: DataFile
+    rows: int
 
 
 def write_snapshot(checkpoints: Checkpoints, content: Content, head_hash: str) -> None:
@@ -80,17 +88,18 @@ def _write_segment(checkpoints: Checkpoints, number: int, part: Segment) -> Segm
     vectors = np.ascontiguousarray(part.vectors.all())
     file = checkpoints.write_data(f"vectors-{number:06d}", vectors.data.cast("B"))
     codes = None
-    if part.full:
-        digests = part.vectors.digests if isinstance(part.vectors, StoredRows) else digests_of(vectors)
+    if part.codes.rows:
+        held = part.vectors
+        digests = held.digests if isinstance(held, StoredRows) else digests_of(vectors[: part.codes.rows])
         codes = checkpoints.write_data(f"codes-{number:06d}", _packed(part, digests))
     return SegmentFiles(vectors=file, codes=codes)
 
 
 def _packed(part: Segment, digests: Digests) -> bytes:
-    """Norms, digests, the codes' scale and bounds, and the codes of a segment, one after the other."""
+    """Norms, digests, the codes' scale and bounds, and the codes of a segment's coded rows, one after the other."""
     codes = part.codes
     bounds = np.array([codes.error, codes.size, codes.code_size])
-    fields = (part.norms, digests, codes.scale, bounds)
+    fields = (part.norms[: codes.rows], digests, codes.scale, bounds)
     return b"".join(
         [
             *(np.asarray(field).astype(field.dtype.newbyteorder("<")).tobytes() for field in fields),
@@ -167,34 +176,38 @@ def _read(checkpoints: Checkpoints, manifest: Manifest, content: Content, memory
     content.position = manifest.position
     content.table = _read_table(checkpoints, manifest)
     content.segments = segments = Segments(metric, dimension, size)
-    counts = [min(size, rows - number * size) for number in range(len(manifest.segments))]
-    for number, (count, named) in enumerate(zip(counts, manifest.segments, strict=True)):
+    for number, named in enumerate(manifest.segments):
+        count = min(size, rows - number * size)
         files = _without_lost_metadata(checkpoints, named)
         content.metadata_files.append((files.metadata, count))
         if files.vectors.size != 4 * count * dimension:
             raise Unusable(f"{files.vectors.name} does not hold {count} vectors of dimension {dimension}")
         if count == size and metric == manifest.metric:
             content.written[number] = files
-    coded = [(files.vectors, files.codes) for files in content.written.values() if files.codes is not None]
-    with_codes = iter(_in_threads(lambda files: _read_coded(checkpoints, *files, segments, memory), coded))
-    for number, named in enumerate(manifest.segments):
-        if number in content.written and named.codes is not None:
-            segments.parts.append(next(with_codes))
+    coded = [
+        _Coded(files.vectors, files.codes, min(size, rows - number * size))
+        for number, files in enumerate(manifest.segments)
+        if files.codes is not None and metric == manifest.metric
+    ]
+    restored = iter(_in_threads(lambda each: _read_coded(checkpoints, each, segments, memory), coded))
+    for files in manifest.segments:
+        if files.codes is not None and metric == manifest.metric:
+            segments.parts.append(next(restored))
         else:
-            segments.add(_vectors(checkpoints.read_data(named.vectors), dimension))
+            segments.add(_vectors(checkpoints.read_data(files.vectors), dimension))
     read_structure(checkpoints, manifest, content)
 
 
-def _in_threads(work: Callable[[_Files], Segment], files: Sequence[_Files]) -> list[Segment]:
-    """What `work` makes of each of the files, in their order.
+def _in_threads(work: Callable[[_Coded], Segment], coded: Sequence[_Coded]) -> list[Segment]:
+    """What `work` makes of each, in their order.
 
     Reading and hashing let go of the interpreter: as many go on at once as there are processors.
     """
-    threads = min(os.cpu_count() or 1, _MOST_THREADS, sum(codes.size for _, codes in files) // _BYTES_PER_THREAD)
+    threads = min(os.cpu_count() or 1, _MOST_THREADS, sum(each.codes.size for each in coded) // _BYTES_PER_THREAD)
     if threads < 2:
-        return [work(each) for each in files]
+        return [work(each) for each in coded]
     with ThreadPoolExecutor(threads) as pool:
-        return list(pool.map(work, files))
+        return list(pool.map(work, coded))
 
 
 def _without_lost_metadata(checkpoints: Checkpoints, files: SegmentFiles) -> SegmentFiles:
@@ -223,21 +236,26 @@ def _read_table(checkpoints: Checkpoints, manifest: Manifest) -> RowTable:
     return RowTable(born.astype(np.uint32, copy=False), died.astype(np.uint32, copy=False))
 
 
-def _read_coded(
-    checkpoints: Checkpoints, vectors: DataFile, codes: DataFile, segments: Segments, memory: VectorMemory
-) -> Segment:
-    count, dimension, metric = segments.segment_rows, segments.dimension, segments.metric
-    if codes.size != 16 * count + 8 * (dimension + 3) + count * dimension:
-        raise Unusable(f"{codes.name} does not hold the codes of {count} vectors of dimension {dimension}")
-    path = checkpoints.trusted(vectors)
-    checkpoints.there(codes)
+def _read_coded(checkpoints: Checkpoints, files: _Coded, segments: Segments, memory: VectorMemory) -> Segment:
+    metric, dimension, capacity = segments.metric, segments.dimension, segments.segment_rows
+    rows, rest = divmod(files.codes.size - 8 * (dimension + 3), 16 + dimension)
+    # Of a segment that is not full, the newest rows may have none yet.
+    if rest or not (1 if files.rows < capacity else capacity) <= rows <= files.rows:
+        raise Unusable(f"{files.codes.name} does not hold the codes of {files.rows} vectors of dimension {dimension}")
+    path = checkpoints.trusted(files.vectors)
+    checkpoints.there(files.codes)
     # Read to where they stay: nothing is held twice, and nothing copied.
-    numbers = np.empty(2 * count + dimension + 3, dtype="<f8")
-    restored = Codes.empty(metric, dimension, count)
-    checkpoints.read_into(codes, [numbers.view(np.uint8), restored.codes.reshape(-1)])
-    norms, digests, scale = np.split(numbers[:-3], [count, 2 * count])
+    numbers = np.empty(2 * rows + dimension + 3, dtype="<f8")
+    restored = Codes.empty(metric, dimension, rows)
+    checkpoints.read_into(files.codes, [numbers.view(np.uint8), restored.codes.reshape(-1)])
+    norms, digests, scale = np.split(numbers[:-3], [rows, 2 * rows])
     restored.restore(scale, *numbers[-3:].tolist())
-    return Segment.restored(metric, StoredRows(path, dimension, digests.view("<u8"), memory), norms, restored)
+    if files.rows == capacity:
+        stored = StoredRows(path, dimension, digests.view("<u8"), memory)
+        return Segment.restored(metric, capacity, stored, norms, restored)
+    held = HeldRows.of(_vectors(checkpoints.read_data(files.vectors), dimension))
+    norms = np.concatenate([norms, quick_norms(held.all()[rows:])])
+    return Segment.restored(metric, capacity, held, norms, restored)
 
 
 def _vectors(content: bytes, dimension: int) -> np.ndarray[tuple[int, int], np.dtype[np.float32]]:

@@ -12,9 +12,10 @@ import numpy as np
 import pytest
 
 from eventstore import EventStore
-from projections import CheckpointWarning, VectorIndex
+from projections import CheckpointWarning, VectorIndex, segments
 from projections import vectors as vectors_module
 from projections.checkpoints import Checkpoints, DataFile
+from projections.codes import Codes
 from projections.metadata_index import MetadataIndex
 from projections.vectors import StoredRows, VectorMemory
 from replay import verify
@@ -290,6 +291,64 @@ def test_verify_reports_a_damaged_file_of_vectors(store: EventStore, expected: A
             report = verify(store, index)
     assert not report.ok
     assert path.name in str(report)
+
+
+@pytest.fixture
+def coded_early(store: EventStore, monkeypatch: pytest.MonkeyPatch) -> VectorIndex:
+    """An index whose newest segment, of 13 rows, has the codes of twelve; with a checkpoint."""
+    monkeypatch.setattr(segments, "_UNCODED_ROWS", 4)
+    monkeypatch.setattr("projections.vector_index._EVENTS_AT_ONCE", 4)
+    index = open_index(store)
+    index.rebuild()
+    assert index._content.segments is not None
+    assert [(part.rows, part.codes.rows) for part in index._content.segments.parts][2:] == [(16, 16), (13, 12)]
+    return index
+
+
+def test_codes_of_a_segment_that_is_not_full_are_kept(
+    store: EventStore, coded_early: VectorIndex, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Opening makes none; and the segment grows on, to what it would have been."""
+    expected = answers(coded_early)
+    with monkeypatch.context() as patch:
+        patch.setattr(Codes, "of", None)
+        patch.setattr(Codes, "add", None)
+        index = open_index(store)
+        assert answers(index) == expected
+    ours, theirs = (each._content.segments for each in (index, coded_early))
+    assert ours is not None
+    assert theirs is not None
+    for rows in (13, 14, 16):
+        kept, grown = ours.parts[3], theirs.parts[3]
+        assert (kept.rows, kept.codes.rows, kept.full) == (grown.rows, grown.codes.rows, rows == 16)
+        assert (kept.codes.codes == grown.codes.codes).all()
+        assert kept.norms == pytest.approx(grown.norms, rel=1e-12)
+        assert answers(index) == answers(coded_early)
+        assert index.faults() == []
+        for _ in range(2 - (rows == 13)):
+            store.add("late", vector=RNG.normal(size=DIMENSION))
+        assert index.catch_up() == coded_early.catch_up()
+    assert (kept.codes.scale == grown.codes.scale).all()
+    assert (kept.norms == grown.norms).all()
+
+
+@pytest.mark.parametrize("damage", ["flip", "truncate", "remove"])
+@pytest.mark.parametrize("kind", ["vectors", "codes"])
+def test_damage_to_a_segment_that_is_not_full_is_found_on_opening(
+    store: EventStore, coded_early: VectorIndex, kind: str, damage: str
+) -> None:
+    """All of it is read then."""
+    expected = answers(coded_early)
+    assert coded_early.directory is not None
+    (path,) = coded_early.directory.glob(f"{kind}-000003-*")
+    whole = path.read_bytes()
+    if damage == "remove":
+        path.unlink()
+    else:
+        path.write_bytes(whole[:-1] + bytes([whole[-1] ^ 1]) if damage == "flip" else whole[:-1])
+    with pytest.warns(CheckpointWarning, match=f"set aside: {kind}-000003"):
+        index = open_index(store)
+    assert answers(index) == expected
 
 
 FILTERS = [
