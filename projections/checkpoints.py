@@ -43,6 +43,7 @@ __all__ = [
     "SegmentFiles",
     "StructureFiles",
     "Unusable",
+    "not_read",
 ]
 
 _GENERATION = re.compile(r"generation-(\d{6,12})\.json")
@@ -210,7 +211,7 @@ class Checkpoints:
         try:
             status = path.lstat()
         except OSError as error:
-            raise _not_read(path, error) from error
+            raise not_read(path, error) from error
         if not stat.S_ISREG(status.st_mode):
             raise Unusable(f"{path.name} is no regular file")
         if status.st_size != file.size:
@@ -364,7 +365,7 @@ def _opened(path: Path, most: int) -> Iterator[io.BufferedReader]:
                 raise Unusable(f"{path.name} has {status.st_size} bytes, more than {most}")
             yield stream
     except OSError as error:
-        raise _not_read(path, error) from error
+        raise not_read(path, error) from error
 
 
 def _read(path: Path, most: int) -> bytes:
@@ -377,7 +378,8 @@ def _names_of(manifest: Manifest) -> set[str]:
     return {file.name for file in [*files, *(manifest.structure.all if manifest.structure else [])]}
 
 
-def _not_read(path: Path, error: OSError) -> Unusable:
+def not_read(path: Path, error: OSError) -> Unusable:
+    """What a file that could not be read is: `Unreadable`, or only `Unusable` where that can be no passing trouble."""
     linked = error.errno in (errno.ELOOP, errno.EMLINK)
     kind = Unusable if linked or isinstance(error, FileNotFoundError) else Unreadable
     return kind(f"{path.name} cannot be read: {error.strerror or error}")

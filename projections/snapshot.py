@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import warnings
 from collections.abc import Callable, Sequence
@@ -12,7 +13,7 @@ import faiss
 import numpy as np
 
 from eventstore import EventStore, IndexMismatch
-from projections.checkpoints import Checkpoints, CheckpointWarning, DataFile, Manifest, SegmentFiles, Unusable
+from projections.checkpoints import Checkpoints, CheckpointWarning, DataFile, Manifest, SegmentFiles, Unusable, not_read
 from projections.codes import Codes
 from projections.content import Content
 from projections.rows import RowTable
@@ -117,7 +118,9 @@ def move_to_files(checkpoints: Checkpoints, content: Content, memory: VectorMemo
         vectors, files = part.vectors, content.written.get(number)
         if isinstance(vectors, HeldRows) and files is not None and checkpoints.has(files.vectors):
             path, held = checkpoints.directory / files.vectors.name, vectors.all()
-            part.vectors = StoredRows(path, content.segments.dimension, digests_of(held), memory, held)
+            part.vectors = stored = StoredRows(path, content.segments.dimension, digests_of(held), memory, held)
+            with contextlib.suppress(OSError):  # it is opened when it is read, then, and the history fills in
+                stored.keep_open()
     memory.let_go([part.vectors for part in parts if isinstance(part.vectors, StoredRows)])
 
 
@@ -252,6 +255,10 @@ def _read_coded(checkpoints: Checkpoints, files: _Coded, segments: Segments, mem
     restored.restore(scale, *numbers[-3:].tolist())
     if files.rows == capacity:
         stored = StoredRows(path, dimension, digests.view("<u8"), memory)
+        try:
+            stored.keep_open()
+        except OSError as error:
+            raise not_read(path, error) from error
         return Segment.restored(metric, capacity, stored, norms, restored)
     held = HeldRows.of(_vectors(checkpoints.read_data(files.vectors), dimension))
     norms = np.concatenate([norms, quick_norms(held.all()[rows:])])

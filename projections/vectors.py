@@ -26,6 +26,8 @@ Digests = npt.NDArray[np.uint64]
 # 17 ms that way, and 2 to 4 us each otherwise. So no more is spent before than on reading them all; who does not know
 # what will be asked for cannot be sure of less than twice the least (skis, to rent or to buy).
 _WHOLE_SHARE = 0.25
+# So few are not looked at for being one after the other.
+_FEW = 16
 # As many as stay in the processor's cache while their digests are made.
 _ROWS_AT_ONCE = 64
 # For an index of 128 segments, 2 million rows; to open a file costs about as much as to read ten rows of it.
@@ -56,10 +58,10 @@ def digests_of(vectors: Vector) -> Digests:
     Number i, its four bytes taken as a whole number, is multiplied by the first 8 bytes of the SHA-256 of i, made odd;
     whole numbers are little-endian, i in four bytes. A change within one number always shows: its difference is below
     2**32, and an odd factor never makes it a multiple of 2**64. So does the same bit flipped in two numbers, and two
-    numbers exchanged, among the first 4,096 at least (`tests/test_row_digests.py`). Of any other change, had the
-    multipliers been drawn at random after it, less than one in 2**32 would not show (multilinear hashing: Lemire and
-    Kaser, Strongly universal string hashing is fast, 2014). That is for damage: who forges a row can forge its digest
-    too, and is found by comparing with the history.
+    numbers exchanged, among the first 4,096 at least (`tests/test_row_digests.py`). Any other change has, over all the
+    multipliers there could be, a chance of at most one in 2**32 not to show (multilinear hashing: Lemire and Kaser,
+    Strongly universal string hashing is fast, 2014). That is for damage: who forges a row can forge its digest too, and
+    is found by comparing with the history.
     """
     words = np.ascontiguousarray(vectors).astype("<f4", copy=False).view("<u4")
     multipliers = _multipliers(words.shape[1])
@@ -188,6 +190,19 @@ class StoredRows:
         """How many bytes of vectors are in memory: all or none."""
         return 0 if self.held is None else self.size
 
+    def keep_open(self) -> None:
+        """Open the file, so that whatever becomes of its name or its directory does not matter; `OSError`."""
+        if _STAYS_OPEN and self._file is None:
+            self._opened()
+
+    def _opened(self) -> _File:
+        file = self._file
+        if file is None:
+            file = _File(self.path)
+            if _STAYS_OPEN and self._memory.may_stay_open(file):
+                self._file = file
+        return file
+
     def all(self) -> Vector:
         """Every row, shape `(count, dimension)`; `Damaged` where the file is."""
         held = self.held
@@ -213,7 +228,7 @@ class StoredRows:
                 vectors = self.stored()
                 self._memory.hold(self, vectors)
                 return vectors[rows]
-        if len(rows) and rows[-1] - rows[0] == len(rows) - 1 and (np.diff(rows) == 1).all():
+        if len(rows) > _FEW and rows[-1] - rows[0] == len(rows) - 1 and (np.diff(rows) == 1).all():
             vectors = self._read([(int(rows[0]), len(rows))])
         else:
             vectors = self._read([(row, 1) for row in rows.tolist()])
@@ -229,11 +244,7 @@ class StoredRows:
         """The rows of these runs, each a first row and how many, one after the other, as the file has them now."""
         row = 4 * self._dimension
         try:
-            file = self._file
-            if file is None:
-                file = _File(self.path)
-                if _STAYS_OPEN and self._memory.may_stay_open(file):
-                    self._file = file
+            file = self._opened()
             content = [_read(file.descriptor, count * row, first * row) for first, count in rows]
         except OSError as error:
             raise Damaged(self, f"{self.path.name} cannot be read: {error.strerror or error}") from error

@@ -251,6 +251,27 @@ def test_closing_writes_a_first_checkpoint(store: EventStore) -> None:
     assert open_index(store).position == store.position
 
 
+@pytest.mark.parametrize("damaged", [(), (4,), (2, 5), (0, 1, 2, 3, 4, 5)])
+def test_files_are_read_side_by_side(
+    store: EventStore, directory: Path, monkeypatch: pytest.MonkeyPatch, damaged: tuple[int, ...]
+) -> None:
+    """As one after the other: the rows in their order, and the first damage told."""
+    expected = open_index(store).search(QUERY, 100)
+    monkeypatch.setattr("projections.snapshot._BYTES_PER_THREAD", 1)
+    monkeypatch.setattr(os, "cpu_count", lambda: 3)
+    for number in damaged:
+        (path,) = directory.glob(f"codes-{number:06d}-*")
+        path.write_bytes(bytes(path.stat().st_size))
+    if not damaged:
+        assert open_index(store).faults() == []
+        assert open_index(store).search(QUERY, 100) == expected
+        return
+    with pytest.warns(CheckpointWarning, match=f"set aside: codes-{damaged[0]:06d}-"):
+        index = open_index(store)
+    assert index.position == 0
+    assert index.search(QUERY, 100) == expected
+
+
 def test_names_in_a_manifest_cannot_leave_the_directory(store: EventStore, directory: Path, tmp_path: Path) -> None:
     """A hostile manifest, digest and all, reads nothing elsewhere."""
     (path,) = directory.glob("generation-*.json")

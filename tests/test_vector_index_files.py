@@ -161,14 +161,42 @@ def _interrupted(*_: Any) -> None:
 
 
 def test_a_file_that_is_removed_while_it_is_open_can_be_read(store: EventStore, expected: Any) -> None:
-    """As when another process prunes the generation that named it."""
+    """As when another process prunes the generation that named it. The next checkpoint writes it again."""
     index = open_index(store)
-    assert answers(index) == expected
-    for path in stored(index):
+    files = {path: path.read_bytes() for path in stored(index)}
+    for path in files:
         path.unlink()
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         assert answers(index) == expected
+        assert index.faults() == []
+        index.checkpoint()
+        assert {path: path.read_bytes() for path in files} == files
+        assert answers(open_index(store)) == expected
+
+
+def test_only_so_many_files_stay_open(store: EventStore, expected: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A process has not many descriptors; the others are opened when they are read."""
+    monkeypatch.setattr(vectors_module, "_MOST_OPEN", 2)
+    index = open_index(store)
+    assert answers(index) == expected
+    assert [rows._file is not None for rows in stored_rows(index)].count(True) == 2
+
+
+def test_a_file_that_cannot_be_opened_makes_a_checkpoint_unusable(
+    store: EventStore, expected: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Which is found on opening, and not in the midst of a search; what may be good stays there."""
+
+    def refused(self: Any, path: Path) -> None:
+        raise PermissionError(13, "Permission denied")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(vectors_module._File, "__init__", refused)
+        with pytest.warns(CheckpointWarning, match="passed over: vectors-000000-.* Permission denied"):
+            index = open_index(store)
+        assert answers(index) == expected
+    assert open_index(store).position == store.position
 
 
 def test_closing_lets_go_of_the_files(store: EventStore, expected: Any) -> None:
@@ -235,8 +263,13 @@ def test_an_update_that_keeps_its_vector_finds_it_in_a_file(store: EventStore, e
 
 
 @pytest.mark.parametrize("damage", ["flip", "truncate", "remove", "zeros"])
-def test_a_damaged_file_of_vectors_is_mended_from_the_history(store: EventStore, expected: Any, damage: str) -> None:
+def test_a_damaged_file_of_vectors_is_mended_from_the_history(
+    store: EventStore, expected: Any, damage: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """Found when a row is read: a warning, the right answer, and the file as it was."""
+    if damage == "remove":
+        # One that is open can be read all the same: that is another test's.
+        monkeypatch.setattr(vectors_module, "_STAYS_OPEN", False)
     index = open_index(store)
     path = stored(index)[1]
     whole = path.read_bytes()
