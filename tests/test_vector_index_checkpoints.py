@@ -15,6 +15,7 @@ import pytest
 
 from eventstore import EventStore, IndexMismatch, InvalidOperation, StorageError
 from projections import CheckpointWarning, VectorIndex
+from projections.checkpoints import Checkpoints, Unusable
 
 RNG = np.random.default_rng(3)
 
@@ -302,7 +303,6 @@ def test_a_generation_written_while_opening_is_not_set_aside(store: EventStore, 
             return getattr(store, name)
 
     raced: list[bool] = []
-    from projections.checkpoints import Checkpoints
     from projections.content import Content
     from projections.snapshot import newest_good
     from projections.vectors import VectorMemory
@@ -331,6 +331,40 @@ def test_a_long_catch_up_leaves_checkpoints_on_its_way(store: EventStore, monkey
     assert resumed.position == 30
     assert resumed.catch_up() == store.position
     assert resumed.faults() == []
+
+
+def test_a_quick_catch_up_leaves_no_checkpoint_on_its_way(store: EventStore, monkeypatch: pytest.MonkeyPatch) -> None:
+    """However many events it takes: to write one would take longer than to take them again."""
+    from projections import unsaved, vector_index
+
+    monkeypatch.setattr(unsaved, "EVENTS", 10)
+    monkeypatch.setattr(vector_index, "_EVENTS_AT_ONCE", 10)
+    index = open_index(store)
+    assert index.catch_up() == store.position
+    assert index.directory is not None
+    assert not index.directory.exists()
+
+
+def test_a_file_is_hashed_whole_though_it_is_read_in_pieces(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Into several buffers, of any lengths: each byte counts, and so does the length."""
+    monkeypatch.setattr("projections.checkpoints._BYTES_AT_ONCE", 4)
+    content = RNG.bytes(27)
+    file = Checkpoints(tmp_path).write_data("rows", content)
+    path = tmp_path / file.name
+
+    def read() -> bytes:
+        buffers = [np.empty(size, dtype=np.uint8) for size in (9, 0, 1, 17)]
+        Checkpoints(tmp_path).read_into(file, buffers)
+        return b"".join(buffer.tobytes() for buffer in buffers)
+
+    assert read() == content
+    for damaged in (*(content[:at] + bytes([content[at] ^ 4]) + content[at + 1 :] for at in range(27)), content[:-1]):
+        path.write_bytes(damaged)
+        with pytest.raises(Unusable, match="digest" if len(damaged) == 27 else "26 bytes instead of 27"):
+            read()
+    path.write_bytes(content + b"x")
+    with pytest.raises(Unusable, match="28 bytes, more than 27"):
+        read()
 
 
 def test_what_nobody_finished_or_named_is_removed_after_a_while(store: EventStore, directory: Path) -> None:
