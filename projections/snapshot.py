@@ -17,7 +17,7 @@ from projections.checkpoints import Checkpoints, CheckpointWarning, DataFile, Ma
 from projections.codes import Codes
 from projections.content import Content
 from projections.rows import RowTable
-from projections.scoring import quick_norms
+from projections.scoring import Floats, quick_norms
 from projections.segments import Segment, Segments
 from projections.structure_files import lists_of, read_structure, write_structure
 from projections.vectors import Digests, HeldRows, StoredRows, VectorMemory, digests_of
@@ -88,19 +88,19 @@ def _with_lists(checkpoints: Checkpoints, content: Content, number: int, written
 def _write_segment(checkpoints: Checkpoints, number: int, part: Segment) -> SegmentFiles:
     vectors = np.ascontiguousarray(part.vectors.all())
     file = checkpoints.write_data(f"vectors-{number:06d}", vectors.data.cast("B"))
-    codes = None
-    if part.codes.rows:
-        held = part.vectors
-        digests = held.digests if isinstance(held, StoredRows) else digests_of(vectors[: part.codes.rows])
-        codes = checkpoints.write_data(f"codes-{number:06d}", _packed(part, digests))
-    return SegmentFiles(vectors=file, codes=codes)
+    coded = part.codes
+    if not coded.rows:
+        return SegmentFiles(vectors=file)
+    held = part.vectors
+    digests = held.digests if isinstance(held, StoredRows) else digests_of(vectors[: coded.rows])
+    packed = _packed(part.norms[: coded.rows], digests, coded)
+    return SegmentFiles(vectors=file, codes=checkpoints.write_data(f"codes-{number:06d}", packed))
 
 
-def _packed(part: Segment, digests: Digests) -> bytes:
-    """Norms, digests, the codes' scale and bounds, and the codes of a segment's coded rows, one after the other."""
-    codes = part.codes
+def _packed(norms: Floats, digests: Digests, codes: Codes) -> bytes:
+    """Norms, digests, the codes' scale and bounds, and the codes of rows, one after the other."""
     bounds = np.array([codes.error, codes.size, codes.code_size])
-    fields = (part.norms[: codes.rows], digests, codes.scale, bounds)
+    fields = (norms, digests, codes.scale, bounds)
     return b"".join(
         [
             *(np.asarray(field).astype(field.dtype.newbyteorder("<")).tobytes() for field in fields),
