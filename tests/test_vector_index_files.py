@@ -332,7 +332,10 @@ def coded_early(store: EventStore, monkeypatch: pytest.MonkeyPatch) -> VectorInd
     monkeypatch.setattr(segments, "_UNCODED_ROWS", 4)
     monkeypatch.setattr("projections.vector_index._EVENTS_AT_ONCE", 4)
     index = open_index(store)
-    index.rebuild()
+    index.catch_up(ROWS)
+    index.search(QUERY, ROWS)
+    index.catch_up()
+    index.checkpoint()
     assert index._content.segments is not None
     assert [(part.rows, part.codes.rows) for part in index._content.segments.parts][2:] == [(16, 16), (13, 12)]
     return index
