@@ -86,7 +86,10 @@ def rebuild(options: Options) -> Result:
             require_exact("the rebuilt index", found, flat, queries, options.k)
     result = Result("rebuild", "Rebuild from history", data=data.described, cores=times.cores)
     result.checked = f"the rebuilt index gives {len(queries)} exact answers"
-    result.settings = {"asof": "a checkpoint every 100,000 events on the way, as shipped", floor: "mapped, fetchmany"}
+    result.settings = {
+        "asof": "checkpoints on the way as shipped: where memory or 30 seconds of work ask for one",
+        floor: "mapped, fetchmany",
+    }
     what = f"rebuild of a Flat index, {rows:,} events; per event"
     result.rows = [
         compared(what, floor, times, ours, floor, Goal("time", 1.5, 1.15), per=rows),

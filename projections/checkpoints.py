@@ -9,17 +9,20 @@ from __future__ import annotations
 
 import contextlib
 import errno
+import io
 import os
 import re
 import secrets
 import stat
 import time
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from hashlib import sha256
 from pathlib import Path
 from typing import Any, Literal
 
+import numpy as np
+import numpy.typing as npt
 import orjson
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
@@ -40,6 +43,7 @@ __all__ = [
     "SegmentFiles",
     "StructureFiles",
     "Unusable",
+    "not_read",
 ]
 
 _GENERATION = re.compile(r"generation-(\d{6,12})\.json")
@@ -47,6 +51,7 @@ _KEPT_GENERATIONS = 2
 # What nobody finished or named may be another process's, under way; what was set aside may be looked at.
 _STALE_SECONDS = {".part": 3600.0, ".bin": 3600.0, ".set-aside": 7 * 86400.0}
 _MANIFEST_LIMIT = 16 * 2**20
+_BYTES_AT_ONCE = 2**20
 _KINDS = "rows|vectors|codes|metadata|lists|middles|graph"
 _OURS = re.compile(rf"(generation-\d{{6,12}}\.json|({_KINDS})-[0-9a-z.-]{{1,80}})(\.[0-9a-f]{{16}}\.part|\.set-aside)?")
 # Without waiting for whoever writes into a pipe. Windows has neither.
@@ -78,8 +83,8 @@ class DataFile(_Strict):
 
 
 class SegmentFiles(_Strict):
-    """The files of one segment: the vectors as recorded; the codes of a full one; metadata where filters need them;
-    the inverted lists of its rows where it is in such."""
+    """The files of one segment: the vectors as recorded; the codes of rows that have such; metadata where filters need
+    them; the inverted lists of its rows where it is in such."""
 
     vectors: DataFile
     codes: DataFile | None = None
@@ -114,7 +119,7 @@ class StructureFiles(_Strict):
 class Manifest(_Strict):
     """What a generation holds: the index at `position` of the history whose hash there is `head_hash`."""
 
-    format: Literal[2] = 2
+    format: Literal[3] = 3
     position: int = Field(ge=1)
     head_hash: str = Field(pattern=r"^[0-9a-f]{64}$")
     dimension: int = Field(ge=1)
@@ -171,29 +176,51 @@ class Checkpoints:
 
         As many are read as the manifest says: whoever calls knows that so many make sense.
         """
-        path = self.directory / file.name
-        content = _read(path, file.size)
-        if len(content) != file.size:
-            raise Unusable(f"{file.name} has {len(content)} bytes instead of {file.size}")
-        if sha256(content).hexdigest() != file.sha256:
-            self._good.discard(file.name)
-            self._set_aside(path)
-            raise Unusable(f"{file.name} does not match its digest")
-        self._good.add(file.name)
+        content = _read(self.directory / file.name, file.size)
+        self._require_good(file, len(content), sha256(content).hexdigest())
         return content
 
-    def look_at(self, file: DataFile) -> Path:
+    def read_into(self, file: DataFile, buffers: Sequence[npt.NDArray[np.uint8]]) -> None:
+        """Fill buffers, together as long as a data file, one after the other with its bytes; checked like those.
+
+        What is in them is not to be used before this returns.
+        """
+        digest, size = sha256(), 0
+        with _opened(self.directory / file.name, file.size) as stream:
+            for buffer in buffers:
+                for start in range(0, len(buffer), _BYTES_AT_ONCE):
+                    # Hashed as it comes, while it is still in the processor's cache.
+                    piece = buffer[start : start + _BYTES_AT_ONCE]
+                    got = stream.readinto(piece.data)
+                    digest.update(piece[:got].data)
+                    size += got
+        self._require_good(file, size, digest.hexdigest())
+
+    def _require_good(self, file: DataFile, size: int, digest: str) -> None:
+        if size != file.size:
+            raise Unusable(f"{file.name} has {size} bytes instead of {file.size}")
+        if digest != file.sha256:
+            self._good.discard(file.name)
+            self._set_aside(self.directory / file.name)
+            raise Unusable(f"{file.name} does not match its digest")
+        self._good.add(file.name)
+
+    def there(self, file: DataFile) -> Path:
         """The path of a data file that is there and has the right length; what it holds is not read."""
         path = self.directory / file.name
         try:
             status = path.lstat()
         except OSError as error:
-            raise _not_read(path, error) from error
-        size = status.st_size
+            raise not_read(path, error) from error
         if not stat.S_ISREG(status.st_mode):
             raise Unusable(f"{path.name} is no regular file")
-        if size != file.size:
-            raise Unusable(f"{file.name} has {size} bytes instead of {file.size}")
+        if status.st_size != file.size:
+            raise Unusable(f"{file.name} has {status.st_size} bytes instead of {file.size}")
+        return path
+
+    def trusted(self, file: DataFile) -> Path:
+        """The path of a data file that is there, taken to be good: whoever reads it checks what it holds."""
+        path = self.there(file)
         self._good.add(file.name)
         return path
 
@@ -321,8 +348,9 @@ class Checkpoints:
                         path.unlink()
 
 
-def _read(path: Path, most: int) -> bytes:
-    """What is in a file of at most `most` bytes.
+@contextlib.contextmanager
+def _opened(path: Path, most: int) -> Iterator[io.BufferedReader]:
+    """A file of at most `most` bytes, open; what cannot be read of it is `Unusable`.
 
     Of a regular file in the directory itself: not what a link leads to elsewhere, and no pipe or device that gives
     its bytes never, or without end.
@@ -335,9 +363,14 @@ def _read(path: Path, most: int) -> bytes:
                 raise Unusable(f"{path.name} is no regular file")
             if status.st_size > most:
                 raise Unusable(f"{path.name} has {status.st_size} bytes, more than {most}")
-            return stream.read(most)
+            yield stream
     except OSError as error:
-        raise _not_read(path, error) from error
+        raise not_read(path, error) from error
+
+
+def _read(path: Path, most: int) -> bytes:
+    with _opened(path, most) as stream:
+        return stream.read(most)
 
 
 def _names_of(manifest: Manifest) -> set[str]:
@@ -345,7 +378,8 @@ def _names_of(manifest: Manifest) -> set[str]:
     return {file.name for file in [*files, *(manifest.structure.all if manifest.structure else [])]}
 
 
-def _not_read(path: Path, error: OSError) -> Unusable:
+def not_read(path: Path, error: OSError) -> Unusable:
+    """What a file that could not be read is: `Unreadable`, or only `Unusable` where that can be no passing trouble."""
     linked = error.errno in (errno.ELOOP, errno.EMLINK)
     kind = Unusable if linked or isinstance(error, FileNotFoundError) else Unreadable
     return kind(f"{path.name} cannot be read: {error.strerror or error}")

@@ -104,14 +104,17 @@ class Codes:
         return made
 
     @classmethod
-    def restored(
-        cls, metric: Metric, codes: npt.NDArray[np.uint8], scale: Floats, error: float, size: float, code_size: float
-    ) -> Codes:
-        """Codes that were read from a checkpoint."""
-        made = cls(metric, codes.shape[1])
-        made.scale, made.error, made.size, made.code_size = scale, error, size, code_size
-        made._index.add_sa_codes(codes)
+    def empty(cls, metric: Metric, dimension: int, rows: int) -> Codes:
+        """Room for so many rows: `codes` is to be filled, and `restore` called, with what a checkpoint holds."""
+        made = cls(metric, dimension)
+        made._index.codes.resize(rows * dimension)
+        made._index.ntotal = rows
         return made
+
+    def restore(self, scale: Floats, error: float, size: float, code_size: float) -> None:
+        """Take the scale and the bounds of codes that were read from a checkpoint."""
+        self.scale, self.error, self.size, self.code_size = scale, error, size, code_size
+        self._fresh_error = error
 
     @property
     def loose(self) -> bool:

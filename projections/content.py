@@ -52,6 +52,11 @@ class Content:
             self.fold()
         self.position = int(columns.seqs[-1])
 
+    @property
+    def vector_bytes(self) -> int:
+        """How many bytes of vectors are in memory."""
+        return sum(part.vectors.in_memory for part in self.segments.parts) if self.segments is not None else 0
+
     def new_structure(self) -> None:
         """Begin with an empty structure."""
         self.structure = new_structure(self.kind, self.metric, self.segment_rows)

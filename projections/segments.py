@@ -36,9 +36,11 @@ class Segment:
         self.codes = Codes(metric, dimension)
 
     @classmethod
-    def restored(cls, metric: Metric, vectors: HeldRows | StoredRows, norms: Floats, codes: Codes) -> Segment:
-        """A full segment that was read from a checkpoint."""
-        made = cls(metric, 0, len(norms))
+    def restored(
+        cls, metric: Metric, capacity: int, vectors: HeldRows | StoredRows, norms: Floats, codes: Codes
+    ) -> Segment:
+        """A segment that was read from a checkpoint; `codes` may lack the newest rows of one that is not full."""
+        made = cls(metric, 0, capacity)
         made.vectors, made._norms, made.codes = vectors, norms, codes
         return made
 
@@ -84,7 +86,7 @@ class Segment:
 
     def misfits(self) -> Rows:
         """Rows whose norms or codes are not those of their vectors: of a checkpoint that was forged."""
-        vectors = self.vectors.all()
+        vectors = self.vectors.stored()
         norms = quick_norms(vectors)
         wrong = np.flatnonzero(~np.isclose(norms, self.norms, rtol=1e-9, atol=0.0))
         return np.union1d(wrong, self.codes.misses(vectors[: self.codes.rows], norms[: self.codes.rows])).astype(

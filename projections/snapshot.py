@@ -2,23 +2,39 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from typing import NamedTuple
 
 import faiss
 import numpy as np
 
 from eventstore import EventStore, IndexMismatch
-from projections.checkpoints import Checkpoints, CheckpointWarning, DataFile, Manifest, SegmentFiles, Unusable
+from projections.checkpoints import Checkpoints, CheckpointWarning, DataFile, Manifest, SegmentFiles, Unusable, not_read
 from projections.codes import Codes
 from projections.content import Content
 from projections.rows import RowTable
+from projections.scoring import Floats, quick_norms
 from projections.segments import Segment, Segments
 from projections.structure_files import lists_of, read_structure, write_structure
-from projections.vectors import Digests, HeldRows, StoredRows, digests_of
+from projections.vectors import Digests, HeldRows, StoredRows, VectorMemory, digests_of
 
 __all__ = ["move_to_files", "newest_good", "write_snapshot"]
+
+# A thread costs as much as reading some of this.
+_BYTES_PER_THREAD = 2 * 2**20
+_MOST_THREADS = 4
+
+
+class _Coded(NamedTuple):
+    """A segment of so many rows that has codes."""
+
+    vectors: DataFile
+    codes: DataFile
+    rows: int
 
 
 def write_snapshot(checkpoints: Checkpoints, content: Content, head_hash: str) -> None:
@@ -72,18 +88,19 @@ def _with_lists(checkpoints: Checkpoints, content: Content, number: int, written
 def _write_segment(checkpoints: Checkpoints, number: int, part: Segment) -> SegmentFiles:
     vectors = np.ascontiguousarray(part.vectors.all())
     file = checkpoints.write_data(f"vectors-{number:06d}", vectors.data.cast("B"))
-    codes = None
-    if part.full:
-        digests = part.vectors.digests if isinstance(part.vectors, StoredRows) else digests_of(vectors)
-        codes = checkpoints.write_data(f"codes-{number:06d}", _packed(part, digests))
-    return SegmentFiles(vectors=file, codes=codes)
+    coded = part.codes
+    if not coded.rows:
+        return SegmentFiles(vectors=file)
+    held = part.vectors
+    digests = held.digests if isinstance(held, StoredRows) else digests_of(vectors[: coded.rows])
+    packed = _packed(part.norms[: coded.rows], digests, coded)
+    return SegmentFiles(vectors=file, codes=checkpoints.write_data(f"codes-{number:06d}", packed))
 
 
-def _packed(part: Segment, digests: Digests) -> bytes:
-    """Norms, digests, the codes' scale and bounds, and the codes of a segment, one after the other."""
-    codes = part.codes
+def _packed(norms: Floats, digests: Digests, codes: Codes) -> bytes:
+    """Norms, digests, the codes' scale and bounds, and the codes of rows, one after the other."""
     bounds = np.array([codes.error, codes.size, codes.code_size])
-    fields = (part.norms, digests, codes.scale, bounds)
+    fields = (norms, digests, codes.scale, bounds)
     return b"".join(
         [
             *(np.asarray(field).astype(field.dtype.newbyteorder("<")).tobytes() for field in fields),
@@ -92,29 +109,27 @@ def _packed(part: Segment, digests: Digests) -> bytes:
     )
 
 
-def move_to_files(checkpoints: Checkpoints, content: Content, vector_memory: int) -> None:
+def move_to_files(checkpoints: Checkpoints, content: Content, memory: VectorMemory) -> None:
     """Let go of the vectors of full segments that are on disk, the oldest first, until the others fit into memory."""
     if content.segments is None:
         return
-    dimension = content.segments.dimension
-    held = [(n, part) for n, part in enumerate(content.segments.parts) if isinstance(part.vectors, HeldRows)]
-    size = sum(4 * dimension * part.rows for _, part in held)
-    for number, part in held:
-        files = content.written.get(number)
-        if size <= vector_memory:
-            return
-        if files is not None and checkpoints.has(files.vectors):
-            vectors = part.vectors.all()
-            part.vectors = StoredRows(checkpoints.directory / files.vectors.name, dimension, digests_of(vectors))
-            size -= 4 * dimension * part.rows
+    parts = content.segments.parts
+    for number, part in enumerate(parts):
+        vectors, files = part.vectors, content.written.get(number)
+        if isinstance(vectors, HeldRows) and files is not None and checkpoints.has(files.vectors):
+            path, held = checkpoints.directory / files.vectors.name, vectors.all()
+            part.vectors = stored = StoredRows(path, content.segments.dimension, digests_of(held), memory, held)
+            with contextlib.suppress(OSError):  # it is opened when it is read, then, and the history fills in
+                stored.keep_open()
+    memory.let_go([part.vectors for part in parts if isinstance(part.vectors, StoredRows)])
 
 
 def newest_good(
-    checkpoints: Checkpoints, store: EventStore, new: Callable[[], Content], vector_memory: int
+    checkpoints: Checkpoints, store: EventStore, new: Callable[[], Content], memory: VectorMemory
 ) -> Content | None:
     """The newest generation that can be used; damaged ones, and ones ahead of the history, are set aside.
 
-    It fills an empty `new()`. Full vectors past `vector_memory` bytes stay in their files.
+    It fills an empty `new()`. The vectors of full segments stay in their files until many of them are asked for.
 
     Raises:
         IndexMismatch: a sound generation is of another history or of another dimension.
@@ -131,7 +146,7 @@ def newest_good(
             content = new()
             if manifest.segment_rows != content.segment_rows:
                 continue
-            _read(checkpoints, manifest, content, vector_memory)
+            _read(checkpoints, manifest, content, memory)
             return content
         except Unusable as error:
             if os.path.lexists(path):
@@ -156,29 +171,46 @@ def _require_same_history(checkpoints: Checkpoints, manifest: Manifest, store: E
         )
 
 
-def _read(checkpoints: Checkpoints, manifest: Manifest, content: Content, vector_memory: int) -> None:
-    rows, size, metric = manifest.rows, manifest.segment_rows, content.metric
+def _read(checkpoints: Checkpoints, manifest: Manifest, content: Content, memory: VectorMemory) -> None:
+    rows, size, metric, dimension = manifest.rows, manifest.segment_rows, content.metric, manifest.dimension
     # Before anything is read: a history of so many events has no more rows, and rows have so many bytes.
     if rows > manifest.position or manifest.table.size != 8 * rows or len(manifest.segments) != -(-rows // size):
         raise Unusable("its files do not have as many rows as it says")
     content.position = manifest.position
     content.table = _read_table(checkpoints, manifest)
-    content.segments = segments = Segments(metric, manifest.dimension, size)
+    content.segments = segments = Segments(metric, dimension, size)
     for number, named in enumerate(manifest.segments):
         count = min(size, rows - number * size)
         files = _without_lost_metadata(checkpoints, named)
         content.metadata_files.append((files.metadata, count))
-        if files.vectors.size != 4 * count * manifest.dimension:
-            raise Unusable(f"{files.vectors.name} does not hold {count} vectors of dimension {manifest.dimension}")
-        if files.codes is not None and count == size and metric == manifest.metric:
-            vector_memory -= files.vectors.size
-            part = _read_coded(checkpoints, files.vectors, files.codes, segments, in_memory=vector_memory >= 0)
-            segments.parts.append(part)
-        else:
-            segments.add(_vectors(checkpoints.read_data(files.vectors), manifest.dimension))
+        if files.vectors.size != 4 * count * dimension:
+            raise Unusable(f"{files.vectors.name} does not hold {count} vectors of dimension {dimension}")
         if count == size and metric == manifest.metric:
             content.written[number] = files
+    coded = [
+        _Coded(files.vectors, files.codes, min(size, rows - number * size))
+        for number, files in enumerate(manifest.segments)
+        if files.codes is not None and metric == manifest.metric
+    ]
+    restored = iter(_in_threads(lambda each: _read_coded(checkpoints, each, segments, memory), coded))
+    for files in manifest.segments:
+        if files.codes is not None and metric == manifest.metric:
+            segments.parts.append(next(restored))
+        else:
+            segments.add(_vectors(checkpoints.read_data(files.vectors), dimension))
     read_structure(checkpoints, manifest, content)
+
+
+def _in_threads(work: Callable[[_Coded], Segment], coded: Sequence[_Coded]) -> list[Segment]:
+    """What `work` makes of each, in their order.
+
+    Reading and hashing let go of the interpreter: as many go on at once as there are processors.
+    """
+    threads = min(os.cpu_count() or 1, _MOST_THREADS, sum(each.codes.size for each in coded) // _BYTES_PER_THREAD)
+    if threads < 2:
+        return [work(each) for each in coded]
+    with ThreadPoolExecutor(threads) as pool:
+        return list(pool.map(work, coded))
 
 
 def _without_lost_metadata(checkpoints: Checkpoints, files: SegmentFiles) -> SegmentFiles:
@@ -188,7 +220,7 @@ def _without_lost_metadata(checkpoints: Checkpoints, files: SegmentFiles) -> Seg
     """
     if files.metadata is not None:
         try:
-            checkpoints.look_at(files.metadata)
+            checkpoints.trusted(files.metadata)
         except Unusable as error:
             message = f"metadata in {checkpoints.directory} were passed over: {error}; the history fills in"
             warnings.warn(message, CheckpointWarning, stacklevel=6)
@@ -197,34 +229,40 @@ def _without_lost_metadata(checkpoints: Checkpoints, files: SegmentFiles) -> Seg
 
 
 def _read_table(checkpoints: Checkpoints, manifest: Manifest) -> RowTable:
-    rows = manifest.rows
-    numbers = np.frombuffer(checkpoints.read_data(manifest.table), dtype="<u4")
-    born, died = numbers[:rows].copy(), numbers[rows:].copy()
-    if rows and (int(born[-1]) > manifest.position or (np.diff(born.astype(np.int64)) <= 0).any()):
+    checkpoints.there(manifest.table)
+    born, died = (np.empty(manifest.rows, dtype="<u4") for _ in range(2))
+    checkpoints.read_into(manifest.table, [born.view(np.uint8), died.view(np.uint8)])
+    if len(born) and (int(born[-1]) > manifest.position or (born[1:] <= born[:-1]).any()):
         raise Unusable("its rows are not in the order of positions")
     if (died <= born).any():
         raise Unusable("its rows end before they begin")
-    return RowTable(born, died)
+    return RowTable(born.astype(np.uint32, copy=False), died.astype(np.uint32, copy=False))
 
 
-def _read_coded(
-    checkpoints: Checkpoints, vectors: DataFile, codes: DataFile, segments: Segments, *, in_memory: bool
-) -> Segment:
-    count, dimension = segments.segment_rows, segments.dimension
-    if codes.size != 16 * count + 8 * (dimension + 3) + count * dimension:
-        raise Unusable(f"{codes.name} does not hold the codes of {count} vectors of dimension {dimension}")
-    packed = checkpoints.read_data(codes)
-    numbers = np.frombuffer(packed, dtype="<f8", count=2 * count + dimension + 3)
-    # Copies: a view would keep the whole file in memory.
-    norms, digests = numbers[:count].copy(), numbers[count : 2 * count].view("<u8").copy()
-    scale, bounds = numbers[2 * count : -3].copy(), numbers[-3:].tolist()
-    coded = np.frombuffer(packed, dtype=np.uint8, offset=8 * len(numbers)).reshape(count, dimension)
-    held = (
-        HeldRows.of(_vectors(checkpoints.read_data(vectors), dimension))
-        if in_memory
-        else StoredRows(checkpoints.look_at(vectors), dimension, digests)
-    )
-    return Segment.restored(segments.metric, held, norms, Codes.restored(segments.metric, coded, scale, *bounds))
+def _read_coded(checkpoints: Checkpoints, files: _Coded, segments: Segments, memory: VectorMemory) -> Segment:
+    metric, dimension, capacity = segments.metric, segments.dimension, segments.segment_rows
+    rows, rest = divmod(files.codes.size - 8 * (dimension + 3), 16 + dimension)
+    # Of a segment that is not full, the newest rows may have none yet.
+    if rest or not (1 if files.rows < capacity else capacity) <= rows <= files.rows:
+        raise Unusable(f"{files.codes.name} does not hold the codes of {files.rows} vectors of dimension {dimension}")
+    path = checkpoints.trusted(files.vectors)
+    checkpoints.there(files.codes)
+    # Read to where they stay: nothing is held twice, and nothing copied.
+    numbers = np.empty(2 * rows + dimension + 3, dtype="<f8")
+    restored = Codes.empty(metric, dimension, rows)
+    checkpoints.read_into(files.codes, [numbers.view(np.uint8), restored.codes.reshape(-1)])
+    norms, digests, scale = np.split(numbers[:-3], [rows, 2 * rows])
+    restored.restore(scale, *numbers[-3:].tolist())
+    if files.rows == capacity:
+        stored = StoredRows(path, dimension, digests.view("<u8"), memory)
+        try:
+            stored.keep_open()
+        except OSError as error:
+            raise not_read(path, error) from error
+        return Segment.restored(metric, capacity, stored, norms, restored)
+    held = HeldRows.of(_vectors(checkpoints.read_data(files.vectors), dimension))
+    norms = np.concatenate([norms, quick_norms(held.all()[rows:])])
+    return Segment.restored(metric, capacity, held, norms, restored)
 
 
 def _vectors(content: bytes, dimension: int) -> np.ndarray[tuple[int, int], np.dtype[np.float32]]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import os
 import threading
+import time
 import warnings
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
@@ -42,16 +43,16 @@ from projections.projection import Progress, project
 from projections.scoring import Metric, check_metric
 from projections.segments import SEGMENT_ROWS, Mask
 from projections.snapshot import move_to_files, newest_good, write_snapshot
-from projections.vectors import Damaged, HeldRows
+from projections.unsaved import Unsaved
+from projections.vectors import Damaged, HeldRows, VectorMemory
 
 __all__ = ["VectorIndex"]
 
-# While catching up on a long history, so that a killed rebuild goes on from there; on closing, so that a few
-# new events do not make every short-lived process write a checkpoint.
-_CHECKPOINT_EVERY = 100_000
+# So that a few new events do not make every short-lived process write a checkpoint.
 _CHECKPOINT_ON_CLOSE = 1_000
 
 _BYTES_AT_ONCE = 16 * 2**20
+_EVENTS_AT_ONCE = 16_384
 _METADATA_AT_ONCE = 4096
 _VECTOR_MEMORY = 256 * 2**20
 
@@ -72,8 +73,8 @@ class VectorIndex:
             `"auto"`, the default, is exact up to 250,000 rows and then `"ivf"`. Hits say how they were found.
         effort: how much of an approximate index a search goes through: 2 is twice the usual, finds more, takes longer.
         segment_rows: how many rows share a FAISS index; a checkpoint made with another number is not used.
-        vector_memory: how many bytes of full vectors stay in memory once a checkpoint holds them, 256 MB by default.
-            Those past it are read from there, some dozens a search; their 8-bit codes, a quarter, stay.
+        vector_memory: how many bytes of full vectors may be in memory once a checkpoint holds them, 256 MB by default.
+            Others are read from there, some dozens a search; their 8-bit codes, a quarter, stay.
 
     Raises:
         IndexMismatch: the directory's checkpoint is of another history or dimension.
@@ -97,7 +98,7 @@ class VectorIndex:
         self.kind: Kind = check_kind(kind)
         self.effort = check_effort(effort)
         self._segment_rows = check_count("segment_rows", segment_rows)
-        self._vector_memory = check_count("vector_memory", vector_memory, least=0)
+        self._vector_memory = VectorMemory(check_count("vector_memory", vector_memory, least=0))
         if directory is None and store.path != ":memory:":
             directory = f"{store.file}.index"
         self._checkpoints = None if directory is None else Checkpoints(Path(directory))
@@ -107,17 +108,18 @@ class VectorIndex:
         self._checkpointing = threading.Lock()
         self._indexing_metadata = threading.Lock()
         self._closed = False
-        self._content, self._checkpoint_position = self._nothing(), 0
+        self._empty()
         if self._checkpoints is not None:
             found = newest_good(self._checkpoints, store, self._nothing, self._vector_memory)
             if found is not None:
                 self._content, self._checkpoint_position = found, found.position
+                self._unsaved = Unsaved(found.position)
 
     def _nothing(self) -> Content:
         return Content(self.metric, self._segment_rows, self.kind)
 
     def _empty(self) -> None:
-        self._content, self._checkpoint_position = self._nothing(), 0
+        self._content, self._checkpoint_position, self._unsaved = self._nothing(), 0, Unsaved()
 
     # The projection
 
@@ -182,7 +184,8 @@ class VectorIndex:
     def catch_up(self, upto: AsOf = None, progress: Progress | None = None) -> int:
         """Take what the history has up to an instant or position, the head by default; return the position.
 
-        In bounded memory, with a checkpoint every 100,000 events, so a long one that is killed goes on from there.
+        In bounded memory: vectors past `vector_memory` go to a checkpoint, 256 MB at a time. One is written too after
+        100,000 events that took 30 seconds, so a long one that is killed goes on from there.
         `progress` is called with events taken and to be taken.
         """
         self._check_open()
@@ -190,21 +193,25 @@ class VectorIndex:
         if self.position >= target:
             return self.position
         with self._catching_up:
-            at_once = max(256, _BYTES_AT_ONCE // (4 * (self._store.dimension or 1)))
+            event_bytes = 4 * (self._store.dimension or 1)
+            at_once = min(max(256, _BYTES_AT_ONCE // event_bytes), _EVENTS_AT_ONCE)
             start = self.position
             while self.position < target:
                 before = self.position
-                step = min(target, self._checkpoint_position + _CHECKPOINT_EVERY)
-                upper = step if step > before else target
 
                 def report(done: int, total: int, before: int = before) -> None:
                     if progress is not None:
                         progress(before - start + done, target - start)
 
-                project(self, self._store, upto=upper, progress=report, events_at_once=min(at_once, 16_384))
-                if self._checkpoints is not None and self.position - self._checkpoint_position >= _CHECKPOINT_EVERY:
+                began = time.monotonic()
+                project(self, self._store, upto=min(target, before + at_once), progress=report, events_at_once=at_once)
+                self._unsaved.seconds += time.monotonic() - began
+                if self._unsaved.due(self.position, event_bytes, self._past_memory):
                     self._checkpoint_if_possible()
         return self.position
+
+    def _past_memory(self) -> int:
+        return self._content.vector_bytes - self._vector_memory.most
 
     def rebuild(self, progress: Progress | None = None) -> int:
         """Make the index again from the history alone, checkpoint it, and return its position."""
@@ -236,15 +243,18 @@ class VectorIndex:
                 head_hash = self._store.hash_at(position)
                 assert head_hash is not None
                 write_snapshot(checkpoints, content, head_hash)
-                self._checkpoint_position = position
+                self._checkpoint_position, self._unsaved = position, Unsaved(position)
                 move_to_files(checkpoints, content, self._vector_memory)
         return position
 
     def _checkpoint_if_possible(self) -> None:
+        if self._checkpoints is None:
+            return
         try:
             self.checkpoint()
         except StorageError as error:
             # The index is whole in memory and the history on disk: only time is lost, at the next opening.
+            self._unsaved = Unsaved(self.position)
             warnings.warn(f"no index checkpoint was written: {error}", CheckpointWarning, stacklevel=3)
 
     def close(self) -> None:
@@ -467,7 +477,9 @@ class VectorIndex:
                 with self._lock.shared():
                     rows = part.misfits() + number * self._segment_rows
             except Damaged as damage:
+                wrong = damage.wrong + number * self._segment_rows
                 faults += [str(damage)] if damage.altered else []
+                faults += named("its vector of the event at position {} is not the recorded one", self._born(wrong))
                 self._mend(damage)
                 continue
             faults += named("the codes of the event at position {} are not those of its vector", self._born(rows))

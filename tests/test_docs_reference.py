@@ -11,6 +11,7 @@ import importlib
 import inspect
 import json
 import math
+import operator
 import random
 import re
 import sqlite3
@@ -248,8 +249,10 @@ def test_the_page_describes_the_files_of_a_full_segment(made_from_the_page: Even
     content = (directory / files["codes"]["name"]).read_bytes()
     norms, scale, bounds = (struct.unpack_from(f"<{n}d", content, at) for n, at in ((2, 0), (2, 32), (3, 48)))
     assert norms == pytest.approx([math.hypot(*rows[:2]), math.hypot(*rows[2:])])
-    packed = struct.pack("<4f", *rows)
-    assert content[16:32] == sha256(packed[:8]).digest()[:8] + sha256(packed[8:]).digest()[:8]
+    numbers = struct.unpack("<4I", struct.pack("<4f", *rows))
+    heads = [int.from_bytes(sha256(i.to_bytes(4, "little")).digest()[:8], "little") | 1 for i in range(2)]
+    digests = [sum(map(operator.mul, row, heads)) % 2**64 for row in (numbers[:2], numbers[2:])]
+    assert struct.unpack_from("<2Q", content, 16) == tuple(digests)
     coded = [(byte - 128) * scale[at % 2] for at, byte in enumerate(content[72:])]
     assert coded == pytest.approx(rows, abs=bounds[0])
     metadata = (directory / files["metadata"]["name"]).read_bytes()

@@ -15,6 +15,7 @@ import pytest
 
 from eventstore import EventStore, IndexMismatch, InvalidOperation, StorageError
 from projections import CheckpointWarning, VectorIndex
+from projections.checkpoints import Checkpoints, Unusable
 
 RNG = np.random.default_rng(3)
 
@@ -129,6 +130,7 @@ def test_a_damaged_checkpoint_is_set_aside_and_the_history_fills_in(
 ) -> None:
     """Invariant 5: a warning, no wrong answer, and the next checkpoint is good again."""
     expected = open_index(store).search(QUERY, 20)
+    every = open_index(store).search(QUERY, 100)
     (path,) = directory.glob(pattern)
     content = bytearray(path.read_bytes())
     if damage == "flip":
@@ -140,12 +142,22 @@ def test_a_damaged_checkpoint_is_set_aside_and_the_history_fills_in(
         path.write_bytes(b"not json at all")
     else:
         path.write_bytes(content[: len(content) // 2] if damage == "truncate" else b"")
-    with pytest.warns(CheckpointWarning, match="set aside"):
-        index = open_index(store)
-    assert index.position == 0
+    # What is in the vectors of a full segment is looked at when they are read, and then mended.
+    when_read = damage == "flip" and pattern.startswith("vectors")
+    with pytest.warns(CheckpointWarning, match="history fills in" if when_read else "set aside"):
+        index, position, found = opened_and_asked(store)
+    assert position == (store.position if when_read else 0)
+    assert found == every
     assert index.search(QUERY, 20) == expected
+    assert index.faults() == []
     index.checkpoint()
     assert open_index(store).position == store.position
+
+
+def opened_and_asked(store: EventStore) -> tuple[VectorIndex, int, Any]:
+    """An index that is opened, the position it opens at, and an answer that reads every row."""
+    index = open_index(store)
+    return index, index.position, index.search(QUERY, 100)
 
 
 def test_every_flipped_byte_of_a_checkpoint_is_noticed(tmp_path: Path) -> None:
@@ -167,8 +179,7 @@ def test_every_flipped_byte_of_a_checkpoint_is_noticed(tmp_path: Path) -> None:
                     content[:at] + bytes([content[at] ^ 1 << at % 8]) + content[at + 1 :]
                 )
                 with pytest.warns(CheckpointWarning):
-                    again = open_index(store)
-                assert again.search(query, 20) == expected
+                    assert open_index(store).search(query, 20) == expected
 
 
 def test_an_index_of_another_history_is_refused(store: EventStore, directory: Path, tmp_path: Path) -> None:
@@ -241,6 +252,27 @@ def test_closing_writes_a_first_checkpoint(store: EventStore) -> None:
     assert open_index(store).position == store.position
 
 
+@pytest.mark.parametrize("damaged", [(), (4,), (2, 5), (0, 1, 2, 3, 4, 5)])
+def test_files_are_read_side_by_side(
+    store: EventStore, directory: Path, monkeypatch: pytest.MonkeyPatch, damaged: tuple[int, ...]
+) -> None:
+    """As one after the other: the rows in their order, and the first damage told."""
+    expected = open_index(store).search(QUERY, 100)
+    monkeypatch.setattr("projections.snapshot._BYTES_PER_THREAD", 1)
+    monkeypatch.setattr(os, "cpu_count", lambda: 3)
+    for number in damaged:
+        (path,) = directory.glob(f"codes-{number:06d}-*")
+        path.write_bytes(bytes(path.stat().st_size))
+    if not damaged:
+        assert open_index(store).faults() == []
+        assert open_index(store).search(QUERY, 100) == expected
+        return
+    with pytest.warns(CheckpointWarning, match=f"set aside: codes-{damaged[0]:06d}-"):
+        index = open_index(store)
+    assert index.position == 0
+    assert index.search(QUERY, 100) == expected
+
+
 def test_names_in_a_manifest_cannot_leave_the_directory(store: EventStore, directory: Path, tmp_path: Path) -> None:
     """A hostile manifest, digest and all, reads nothing elsewhere."""
     (path,) = directory.glob("generation-*.json")
@@ -271,21 +303,23 @@ def test_a_generation_written_while_opening_is_not_set_aside(store: EventStore, 
             return getattr(store, name)
 
     raced: list[bool] = []
-    from projections.checkpoints import Checkpoints
     from projections.content import Content
     from projections.snapshot import newest_good
+    from projections.vectors import VectorMemory
 
     for _ in range(2):
-        snapshot = newest_good(Checkpoints(directory), Racing(), lambda: Content("cosine", 8), 2**20)  # type: ignore[arg-type]
+        snapshot = newest_good(Checkpoints(directory), Racing(), lambda: Content("cosine", 8), VectorMemory(2**20))  # type: ignore[arg-type]
         assert snapshot is not None
     assert not list(directory.glob("*.set-aside"))
 
 
 def test_a_long_catch_up_leaves_checkpoints_on_its_way(store: EventStore, monkeypatch: pytest.MonkeyPatch) -> None:
     """Killed later, it goes on from the last of them."""
-    from projections import vector_index
+    from projections import unsaved, vector_index
 
-    monkeypatch.setattr(vector_index, "_CHECKPOINT_EVERY", 10)
+    monkeypatch.setattr(unsaved, "EVENTS", 10)
+    monkeypatch.setattr(unsaved, "SECONDS", 0.0)
+    monkeypatch.setattr(vector_index, "_EVENTS_AT_ONCE", 10)
 
     def killed(done: int, total: int) -> None:
         if done >= 35:
@@ -297,6 +331,40 @@ def test_a_long_catch_up_leaves_checkpoints_on_its_way(store: EventStore, monkey
     assert resumed.position == 30
     assert resumed.catch_up() == store.position
     assert resumed.faults() == []
+
+
+def test_a_quick_catch_up_leaves_no_checkpoint_on_its_way(store: EventStore, monkeypatch: pytest.MonkeyPatch) -> None:
+    """However many events it takes: to write one would take longer than to take them again."""
+    from projections import unsaved, vector_index
+
+    monkeypatch.setattr(unsaved, "EVENTS", 10)
+    monkeypatch.setattr(vector_index, "_EVENTS_AT_ONCE", 10)
+    index = open_index(store)
+    assert index.catch_up() == store.position
+    assert index.directory is not None
+    assert not index.directory.exists()
+
+
+def test_a_file_is_hashed_whole_though_it_is_read_in_pieces(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Into several buffers, of any lengths: each byte counts, and so does the length."""
+    monkeypatch.setattr("projections.checkpoints._BYTES_AT_ONCE", 4)
+    content = RNG.bytes(27)
+    file = Checkpoints(tmp_path).write_data("rows", content)
+    path = tmp_path / file.name
+
+    def read() -> bytes:
+        buffers = [np.empty(size, dtype=np.uint8) for size in (9, 0, 1, 17)]
+        Checkpoints(tmp_path).read_into(file, buffers)
+        return b"".join(buffer.tobytes() for buffer in buffers)
+
+    assert read() == content
+    for damaged in (*(content[:at] + bytes([content[at] ^ 4]) + content[at + 1 :] for at in range(27)), content[:-1]):
+        path.write_bytes(damaged)
+        with pytest.raises(Unusable, match="digest" if len(damaged) == 27 else "26 bytes instead of 27"):
+            read()
+    path.write_bytes(content + b"x")
+    with pytest.raises(Unusable, match="28 bytes, more than 27"):
+        read()
 
 
 def test_what_nobody_finished_or_named_is_removed_after_a_while(store: EventStore, directory: Path) -> None:

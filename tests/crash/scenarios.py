@@ -283,14 +283,18 @@ def _prepare_long(directory: Path) -> None:
 
 def _rebuild(directory: Path, ack: Acknowledge) -> None:
     """An index made again from the history, with a checkpoint every 20 events."""
-    with mock.patch("projections.vector_index._CHECKPOINT_EVERY", 20):
-        with open_store(directory) as store, open_index(store) as index:
+    with (
+        mock.patch.multiple("projections.unsaved", EVENTS=20, SECONDS=0.0),
+        mock.patch("projections.vector_index._EVENTS_AT_ONCE", 20),
+        open_store(directory) as store,
+        open_index(store) as index,
+    ):
 
-            def progress(done: int, total: int) -> None:
-                ack("rebuilt", index._checkpoint_position, "")
-
-            index.rebuild(progress)
+        def progress(done: int, total: int) -> None:
             ack("rebuilt", index._checkpoint_position, "")
+
+        index.rebuild(progress)
+        ack("rebuilt", index._checkpoint_position, "")
 
 
 def _check_rebuild(directory: Path, acks: Sequence[Ack]) -> None:
