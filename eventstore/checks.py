@@ -187,13 +187,15 @@ def check_matrix(
         raise InvalidVector(f"{name} has {width} numbers: a vector has 1 to {MAX_DIMENSION}")
     with np.errstate(over="ignore", invalid="ignore"):
         vectors = np.ascontiguousarray(array, dtype="<f4")
-    finite = np.isfinite(vectors).all(axis=1)
-    if not finite.all():
+    # All at once first, row by row only to name the one at fault.
+    if not np.isfinite(vectors).all():
+        row = int(np.argmin(np.isfinite(vectors).all(axis=1)))
         raise InvalidVector(
-            f"{_row(name, int(np.argmin(finite)), len(vectors))} holds NaN, infinity or a number too large "
+            f"{_row(name, row, len(vectors))} holds NaN, infinity or a number too large "
             "for float32: vectors must be finite"
         )
-    if not allow_zero:
+    # A row that begins with another number than 0 is not all zeros.
+    if not allow_zero and not vectors[:, 0].all():
         some = vectors.any(axis=1)
         if not some.all():
             raise InvalidVector(
