@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from itertools import chain
 from typing import Any
 
 from uuid_utils import uuid7
 
-from eventstore.checked import CheckedRows, require_counted
+from eventstore.checked import CheckedRows, chunks, require_counted
 from eventstore.errors import (
     AsofError,
     DimensionMismatch,
@@ -23,7 +23,7 @@ from eventstore.errors import (
 )
 from eventstore.events import EventRow, PayloadRow
 from eventstore.hashing import GENESIS, event_hash, payload_digest
-from eventstore.operations import Prepared
+from eventstore.operations import Context, Prepared
 from eventstore.queries import HEAD
 from eventstore.sqlite import sqlite3
 
@@ -36,6 +36,13 @@ SALT_LENGTH = 16
 # payloads, which can be large, fewer.
 _EVENTS_A_STATEMENT = 200
 _PAYLOADS_A_STATEMENT = 20
+
+# Which of the given memories have events.
+_MEMORIES_THERE = (
+    "SELECT column1 FROM (VALUES {places})"
+    " WHERE EXISTS (SELECT 1 FROM events INDEXED BY events_memory WHERE memory_id = column1)"
+)
+_MEMORIES_A_QUERY = 500
 
 
 @dataclass(slots=True)
@@ -61,21 +68,6 @@ class Recorded:
     def new(self) -> bool:
         """Whether this append recorded it."""
         return self.payload is not None
-
-
-@dataclass(slots=True)
-class _Current:
-    """A memory's latest event, and its state where it is known already."""
-
-    version: int
-    seq: int
-    live: bool
-    add_seq: int
-    embedding_seq: int | None
-    unread: EventRow | None = None  # the header, as long as what follows has not been read
-    content: str | None = None
-    metadata: str | None = None
-    embedding: bytes | None = None
 
 
 class OwnRows:
@@ -125,7 +117,8 @@ def record(
         raise PositionConflict(
             f"the history is at position {tail.position}, not {expected_position}: read it again and decide anew"
         )
-    batch = _Batch(source.connection, rows, tail, instant, dimension)
+    batch = _Batch(source, rows, tail, instant, dimension)
+    batch.expect(operations)
     results = []
     for number, operation in enumerate(operations):
         before = known.get(operation.event_id) if operation.event_id is not None else None
@@ -143,133 +136,134 @@ def record(
 class _Batch:
     """Rows to be, and the memories' states as they are after each of them."""
 
-    def __init__(
-        self,
-        connection: sqlite3.Connection,
-        rows: CheckedRows,
-        tail: Tail,
-        instant: int,
-        dimension: int | None,
-    ) -> None:
-        self._connection = connection
+    def __init__(self, source: OwnRows, rows: CheckedRows, tail: Tail, instant: int, dimension: int | None) -> None:
+        self._source = source
         self._rows = rows
         self._tail = tail
         self._instant = instant
         self._bytes = None if dimension is None else 4 * dimension
-        self._current: dict[str, _Current | None] = {}
+        # Each memory's latest event, None where it has none. Of one that was there before the append only the header
+        # has been read as long as the memory is in `_unread`.
+        self._latest: dict[str, Recorded | None] = {}
+        self._unread: set[str] = set()
+        self._salts: Iterator[bytes] = iter(())
+        self._context: Context | None = None
+        self._shared: tuple[Any, ...] = ()
         self._events: list[EventRow] = []
         self._payloads: list[PayloadRow] = []
 
+    def expect(self, operations: Sequence[Prepared]) -> None:
+        """Get at once what each of many would have to ask for: salts, and which memories are new, as most are."""
+        salts = os.urandom(SALT_LENGTH * len(operations))
+        self._salts = iter([salts[at : at + SALT_LENGTH] for at in range(0, len(salts), SALT_LENGTH)])
+        ids = [one.memory_id for one in operations if one.type == "ADD" and one.memory_id is not None]
+        if len(ids) < 2:
+            return
+        for some in chunks(ids, _MEMORIES_A_QUERY):
+            sql = _MEMORIES_THERE.format(places=",".join(["(?)"] * len(some)))
+            there = {memory_id for (memory_id,) in self._source.fetch(sql, some)}
+            self._latest.update((memory_id, None) for memory_id in some if memory_id not in there)
+
     def take(self, operation: Prepared) -> Recorded:
+        """The event of the next operation; its rows are not written yet."""
+        memory_id, before = operation.memory_id, None
         if operation.type == "ADD":
-            if operation.memory_id is None:
-                memory_id, current = str(uuid7()), None  # new by construction: nothing to look up
+            if memory_id is None:
+                memory_id = str(uuid7())  # new by construction: nothing to look up
             else:
-                memory_id = operation.memory_id
-                current = self._state(memory_id)
-                if current is not None and current.live:
+                before = self._before(memory_id)
+                if before is not None and before.row.type != "DELETE":
                     raise MemoryExists(
-                        f"memory {memory_id!r} exists at version {current.version}: update it, or delete it first"
+                        f"memory {memory_id!r} exists at version {before.row.version}: update it, or delete it first"
                     )
             content, metadata, embedding = operation.content, operation.metadata, operation.embedding
-            own_embedding = embedding
-        else:
-            assert operation.memory_id is not None
-            memory_id = operation.memory_id
-            current = self._state(memory_id)
-            if current is None or not current.live:
-                ended = f" (it was deleted at position {current.seq})" if current else ""
-                raise MemoryNotFound(f"memory {memory_id!r} does not exist{ended}: add it first")
-            if operation.expected_version not in (None, current.version):
-                raise VersionConflict(memory_id, operation.expected_version or 0, current.version)
-            if operation.type == "UPDATE":
-                self._load(current)
-                content = current.content if operation.content is None else operation.content
-                metadata = current.metadata if operation.metadata is None else operation.metadata
-                own_embedding = operation.embedding
-                if own_embedding == current.embedding:
-                    own_embedding = None
-                embedding = current.embedding if own_embedding is None else own_embedding
-            else:
-                content = metadata = embedding = own_embedding = None
-        if own_embedding is not None:
-            self._check_length(own_embedding)
-        return self._add_rows(operation, memory_id, current, content, metadata, embedding, own_embedding)
+            return self._add_rows(operation, memory_id, before, content, metadata, embedding, embedding)
+        assert memory_id is not None
+        before = self._before(memory_id)
+        if before is None or before.row.type == "DELETE":
+            ended = f" (it was deleted at position {before.row.seq})" if before else ""
+            raise MemoryNotFound(f"memory {memory_id!r} does not exist{ended}: add it first")
+        if operation.expected_version not in (None, before.row.version):
+            raise VersionConflict(memory_id, operation.expected_version or 0, before.row.version)
+        if operation.type == "DELETE":
+            return self._add_rows(operation, memory_id, before, None, None, None, None)
+        if memory_id in self._unread:
+            self._read(before)
+        content = before.content if operation.content is None else operation.content
+        metadata = before.metadata if operation.metadata is None else operation.metadata
+        own = None if operation.embedding == before.embedding else operation.embedding
+        return self._add_rows(
+            operation, memory_id, before, content, metadata, before.embedding if own is None else own, own
+        )
 
     def _add_rows(
         self,
         operation: Prepared,
         memory_id: str,
-        current: _Current | None,
+        before: Recorded | None,
         content: str | None,
         metadata: str | None,
         embedding: bytes | None,
         own_embedding: bytes | None,
     ) -> Recorded:
-        tail, context = self._tail, operation.context
-        recorded_at = self._instant if operation.recorded_at is None else operation.recorded_at
+        tail, type = self._tail, operation.type
         seq = tail.position + 1
-        version = 1 if current is None else current.version + 1
-        add_seq = seq if operation.type == "ADD" or current is None else current.add_seq
-        embedding_seq = None
-        if operation.type != "DELETE":
-            embedding_seq = seq if own_embedding is not None else (current.embedding_seq if current else None)
-        salt = operation.salt or os.urandom(SALT_LENGTH)
-        digest = payload_digest(salt, content, metadata, own_embedding)
+        version, prev_seq, add_seq, embedding_seq = 1, None, seq, None
+        if before is not None:
+            version, prev_seq = before.row.version + 1, before.row.seq
+            if type == "UPDATE":
+                embedding_seq = before.row.embedding_seq
+            if type != "ADD":
+                add_seq = before.row.add_seq
+        if own_embedding is not None:
+            embedding_seq = seq
+            if len(own_embedding) != self._bytes:
+                self._check_length(own_embedding)
+        if operation.context is not self._context:
+            self._context = operation.context
+            self._shared = self._context.columns()
+        recorded_at = self._instant if operation.recorded_at is None else operation.recorded_at
+        salt = operation.salt or next(self._salts)
         header = (
             seq,
             operation.event_id or str(uuid7()),
             memory_id,
             version,
-            None if current is None else current.seq,
+            prev_seq,
             add_seq,
             embedding_seq,
-            operation.type,
+            type,
             recorded_at,
-            context.occurred_at,
-            context.actor_id,
-            context.role,
-            context.reason,
-            context.correlation_id,
-            context.causation_id,
-            context.source,
-            digest,
+            *self._shared,
+            payload_digest(salt, content, metadata, own_embedding),
         )
-        row = EventRow(*header, event_hash(tail.hash, *header))
+        row = EventRow._make((*header, event_hash(tail.hash, *header)))
         payload = PayloadRow(seq, salt, content, metadata, own_embedding)
         self._events.append(row)
         self._payloads.append(payload)
-        tail.position, tail.recorded_at, tail.hash = seq, recorded_at, row.hash
-        self._current[memory_id] = _Current(
-            version,
-            seq,
-            operation.type != "DELETE",
-            add_seq,
-            embedding_seq,
-            None,
-            content,
-            metadata,
-            embedding,
-        )
-        return Recorded(row, content, metadata, embedding, payload)
+        tail.position, tail.recorded_at, tail.hash = seq, recorded_at, row[-1]
+        recorded = self._latest[memory_id] = Recorded(row, content, metadata, embedding, payload)
+        if before is not None:
+            self._unread.discard(memory_id)
+        return recorded
 
-    def _state(self, memory_id: str) -> _Current | None:
-        if memory_id not in self._current:
-            last = self._rows.last_of(memory_id)
-            self._current[memory_id] = (
-                None
-                if last is None
-                else _Current(last.version, last.seq, last.type != "DELETE", last.add_seq, last.embedding_seq, last)
-            )
-        return self._current[memory_id]
+    def _before(self, memory_id: str) -> Recorded | None:
+        """The memory's latest event, with its state only if that has been read."""
+        if memory_id not in self._latest:
+            header = self._rows.last_of(memory_id)
+            if header is None:
+                self._latest[memory_id] = None
+            else:
+                self._latest[memory_id] = Recorded(header, None, None, None, None)
+                self._unread.add(memory_id)
+        return self._latest[memory_id]
 
-    def _load(self, current: _Current) -> None:
+    def _read(self, before: Recorded) -> None:
         # What an update keeps gets a digest of its own: what was changed in the file must not come by one that way.
-        if current.unread is not None:
-            payload = self._rows.payloads([current.unread])[current.seq]
-            current.content, current.metadata = payload.content, payload.metadata
-            current.embedding = self._rows.embedding_of(current.unread)
-            current.unread = None
+        payload = self._rows.payloads([before.row])[before.row.seq]
+        before.content, before.metadata = payload.content, payload.metadata
+        before.embedding = self._rows.embedding_of(before.row)
+        self._unread.discard(before.row.memory_id)
 
     def _check_length(self, embedding: bytes) -> None:
         # Operations were checked before the lock was taken; another process may have fixed the dimension since.
@@ -290,7 +284,7 @@ class _Batch:
         for start in range(0, len(rows), at_once):
             some = rows[start : start + at_once]
             places = ",".join([f"({','.join('?' * len(some[0]))})"] * len(some))
-            self._connection.execute(f"INSERT INTO {table} VALUES {places}", tuple(chain.from_iterable(some)))
+            self._source.connection.execute(f"INSERT INTO {table} VALUES {places}", tuple(chain.from_iterable(some)))
 
 
 def _recorded_before(source: OwnRows, rows: CheckedRows, operations: Sequence[Prepared]) -> dict[str, Recorded]:

@@ -67,11 +67,15 @@ def check_text(name: str, value: object) -> str:
 
 def check_content(value: Any) -> str:
     """Content: text of any length, any Unicode."""
+    if type(value) is str and value.isascii():
+        return value
     return check_text("content", value)
 
 
 def check_id(name: str, value: Any) -> str:
     """An identifier: 1 to 512 characters, no NUL."""
+    if type(value) is str and 0 < len(value) <= MAX_ID_LENGTH and value.isascii() and "\0" not in value:
+        return value  # as most are
     text = check_text(name, value)
     if not text:
         raise InvalidOperation(f"{name} is empty: give at least one character, or None to leave it out")
@@ -97,19 +101,18 @@ def check_count(name: str, value: Any, least: int = 1) -> int:
 
 def metadata_json(metadata: Any) -> str:
     """The JSON text of metadata, keys sorted, as it is recorded; `InvalidMetadata` names what is not JSON."""
-    if not isinstance(metadata, Mapping):
+    if type(metadata) is not dict and not isinstance(metadata, Mapping):
         raise InvalidMetadata(f"metadata is of type {type(metadata).__name__}: give a JSON object (a dict)")
     if not metadata:
         return "{}"
     plain = metadata if type(metadata) is dict else dict(metadata)
     try:
         encoded = orjson.dumps(plain, option=_STRICT)
+        if _SCALARS.issuperset(map(type, plain.values())):
+            return encoded.decode()  # as most are: what goes in is what comes out
         # What came out differs from what went in: NaN has become null, a tuple a list, a UUID a string.
-        if orjson.loads(encoded) == plain:
-            if all(type(value) in _SCALARS for value in plain.values()):
-                return encoded.decode()
-            if _fault("metadata", plain, -1) is None:
-                return _with_floats(plain)
+        if orjson.loads(encoded) == plain and _fault("metadata", plain, -1) is None:
+            return _with_floats(plain)
     except (TypeError, ValueError, RecursionError) as error:
         raise InvalidMetadata(_fault("metadata", plain, -1) or f"metadata is not JSON: {error}") from None
     raise InvalidMetadata(_fault("metadata", plain, -1) or "metadata is not JSON")
@@ -121,7 +124,7 @@ def _with_floats(metadata: dict[str, Any]) -> str:
     return json.dumps(metadata, sort_keys=True, separators=(",", ":"), ensure_ascii=False, allow_nan=False)
 
 
-_SCALARS = (str, int, bool, type(None))
+_SCALARS = frozenset({str, int, bool, type(None)})
 MAX_DEPTH = 64
 
 
@@ -184,13 +187,15 @@ def check_matrix(
         raise InvalidVector(f"{name} has {width} numbers: a vector has 1 to {MAX_DIMENSION}")
     with np.errstate(over="ignore", invalid="ignore"):
         vectors = np.ascontiguousarray(array, dtype="<f4")
-    finite = np.isfinite(vectors).all(axis=1)
-    if not finite.all():
+    # All at once first, row by row only to name the one at fault.
+    if not np.isfinite(vectors).all():
+        row = int(np.argmin(np.isfinite(vectors).all(axis=1)))
         raise InvalidVector(
-            f"{_row(name, int(np.argmin(finite)), len(vectors))} holds NaN, infinity or a number too large "
+            f"{_row(name, row, len(vectors))} holds NaN, infinity or a number too large "
             "for float32: vectors must be finite"
         )
-    if not allow_zero:
+    # A row that begins with another number than 0 is not all zeros.
+    if not allow_zero and not vectors[:, 0].all():
         some = vectors.any(axis=1)
         if not some.all():
             raise InvalidVector(

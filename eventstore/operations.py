@@ -104,6 +104,18 @@ class Context:
     causation_id: str | None = None
     source: str | None = None
 
+    def columns(self) -> tuple[int | str | None, ...]:
+        """The values in the order of the columns of `events`."""
+        return (
+            self.occurred_at,
+            self.actor_id,
+            self.role,
+            self.reason,
+            self.correlation_id,
+            self.causation_id,
+            self.source,
+        )
+
 
 @dataclass(slots=True)
 class Prepared:

@@ -50,4 +50,4 @@ class RecentRows:
 
 def _size(row: tuple[EventRow, PayloadRow]) -> int:
     payload = row[1]
-    return sum(len(field) for field in (payload.content, payload.metadata, payload.embedding) if field is not None)
+    return len(payload.content or "") + len(payload.metadata or "") + len(payload.embedding or b"")

@@ -56,9 +56,9 @@ def project(
     Raises:
         InvalidOperation: the projection is ahead of the history, so it belongs to another.
     """
-    target, head = store.position_at(upto), store.position
+    target = store.position_at(upto)
     start = at = projection.position
-    if at > head:
+    if at > target and at > (head := store.position):
         raise InvalidOperation(
             f"projection {projection.name!r} is at position {at} and the history ends at {head}: "
             "it belongs to another history; reset it"

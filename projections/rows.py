@@ -45,14 +45,17 @@ class RowTable:
         died = grown(self._died, start, len(new)).view(np.uint32)
         born[start:end] = new
         died[start:end] = NEVER
-        ended, ends = prev_seqs[prev_seqs > 0].astype(np.uint32), seqs[prev_seqs > 0].astype(np.uint32)
-        at = np.searchsorted(born[:end], ended)
-        # An ADD after a DELETE follows an event that has no row: there is nothing left to end.
-        has_row = at < end
-        has_row[has_row] = born[at[has_row]] == ended[has_row]
-        at, ends = at[has_row], ends[has_row]
-        if (died[at] != NEVER).any() or len(np.unique(at)) < len(at) or (ends <= born[at]).any():
-            raise CorruptHistory("two events of the history follow the same one: run `replay verify`")
+        linked = prev_seqs > 0
+        at, ends = np.empty(0, dtype=np.int64), np.empty(0, dtype=np.uint32)
+        if linked.any():  # of new memories no event is
+            ended, ends = prev_seqs[linked].astype(np.uint32), seqs[linked].astype(np.uint32)
+            at = np.searchsorted(born[:end], ended)
+            # An ADD after a DELETE follows an event that has no row: there is nothing left to end.
+            has_row = at < end
+            has_row[has_row] = born[at[has_row]] == ended[has_row]
+            at, ends = at[has_row], ends[has_row]
+            if (died[at] != NEVER).any() or len(np.unique(at)) < len(at) or (ends <= born[at]).any():
+                raise CorruptHistory("two events of the history follow the same one: run `replay verify`")
         self._born, self._died = born, died
         died[at] = ends
         self.rows = end

@@ -7,6 +7,7 @@ and the newest rows, too few yet to be coded, as they are.
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Sequence
 
 import numpy as np
@@ -24,6 +25,9 @@ SEGMENT_ROWS = 16_384
 # A product of so few rows costs less than coding them one by one would.
 _UNCODED_ROWS = 1024
 
+# A segment of fewer bytes of vectors never copies them as it grows. The system gives memory when it is written to.
+_ROOM = 32 * 2**20
+
 
 class Segment:
     """Consecutive rows of an index: their vectors, their norms, and the codes of all but the newest."""
@@ -32,8 +36,10 @@ class Segment:
         self._metric = metric
         self._capacity = capacity
         self._norms: Floats = np.empty(0, dtype=np.float64)
-        self.vectors: HeldRows | StoredRows = HeldRows(dimension)
+        room = min(capacity, _ROOM // (4 * max(dimension, 1)))
+        self.vectors: HeldRows | StoredRows = HeldRows(dimension, room)
         self.codes = Codes(metric, dimension)
+        self._coding = threading.Lock()
 
     @classmethod
     def restored(
@@ -67,44 +73,57 @@ class Segment:
         norms[start : start + len(vectors)] = quick_norms(vectors)
         self._norms = norms
         self.vectors.add(vectors)
-        self._code()
-
-    def _code(self) -> None:
-        held, coded = self.vectors.all(), self.codes.rows
         if self.full:
-            # Once more, with the scale that suits all of its rows; and with norms summed in the fixed order, so that
-            # the codes are the same to the last bit wherever and in what batches the rows came.
-            for start in range(0, self.rows, _UNCODED_ROWS):
-                some = held[start : start + _UNCODED_ROWS]
-                self._norms[start : start + len(some)] = norms_of(some)
-            self.codes = Codes.of(self._metric, held, self.norms)
-        elif self.rows - coded >= _UNCODED_ROWS:
-            if coded:
-                self.codes.add(held[coded:], self.norms[coded:])
-            if not coded or self.codes.loose:
-                self.codes = Codes.of(self._metric, held, self.norms)
+            self._code_all()
+
+    def _code_all(self) -> None:
+        # Once more, with the scale that suits all of its rows; and with norms summed in the fixed order, so that
+        # the codes are the same to the last bit wherever and in what batches the rows came.
+        held = self.vectors.all()
+        for start in range(0, self.rows, _UNCODED_ROWS):
+            some = held[start : start + _UNCODED_ROWS]
+            self._norms[start : start + len(some)] = norms_of(some)
+        self.codes = Codes.of(self._metric, held, self.norms)
+
+    def current_codes(self) -> Codes:
+        """The codes of all but the newest rows, made where they are not there yet.
+
+        By the first who goes through them, and not on adding: of rows that come in bulk most are never coded by the
+        scale of a part. Others may search meanwhile, but nobody adds; so whoever has these codes has them unchanged.
+        """
+        if self.full:
+            return self.codes
+        with self._coding:
+            coded = self.codes.rows
+            if self.rows - coded >= _UNCODED_ROWS:
+                held = self.vectors.all()
+                if coded:
+                    self.codes.add(held[coded:], self.norms[coded:])
+                if not coded or self.codes.loose:
+                    self.codes = Codes.of(self._metric, held, self.norms)
+            return self.codes
 
     def misfits(self) -> Rows:
         """Rows whose norms or codes are not those of their vectors: of a checkpoint that was forged."""
         vectors = self.vectors.stored()
         norms = quick_norms(vectors)
         wrong = np.flatnonzero(~np.isclose(norms, self.norms, rtol=1e-9, atol=0.0))
-        return np.union1d(wrong, self.codes.misses(vectors[: self.codes.rows], norms[: self.codes.rows])).astype(
-            np.int64
-        )
+        codes = self.current_codes()
+        return np.union1d(wrong, codes.misses(vectors[: codes.rows], norms[: codes.rows])).astype(np.int64)
 
     def search(self, queries: Sequence[Query], most: int, selected: Mask | None, count: int) -> list[Scored]:
         """For each query at least the best `most` of the selected rows by what is known of their scores.
 
         `selected` is None for all rows, `count` how many are selected.
         """
-        coded = self.codes.rows
+        codes = self.current_codes()
+        coded = codes.rows
         if coded == self.rows:
-            return self.codes.search(queries, most, selected, count)
+            return codes.search(queries, most, selected, count)
         new = np.arange(coded, self.rows) if selected is None else coded + np.flatnonzero(selected[coded:])
         mask = None if selected is None else selected[:coded]
         if not len(new):
-            return self.codes.search(queries, most, mask, count)
+            return codes.search(queries, most, mask, count)
         vectors = self.vectors.all()[coded:] if selected is None else self.vectors.take(new)
         ends = [quick_scores(self._metric, query, vectors, self._norms[new]) for query in queries]
         if count == len(new):
@@ -116,9 +135,7 @@ class Segment:
                 np.concatenate([found.upper, upper]),
                 found.rest,
             )
-            for found, (lower, upper) in zip(
-                self.codes.search(queries, most, mask, count - len(new)), ends, strict=True
-            )
+            for found, (lower, upper) in zip(codes.search(queries, most, mask, count - len(new)), ends, strict=True)
         ]
 
 

@@ -88,7 +88,7 @@ def _with_lists(checkpoints: Checkpoints, content: Content, number: int, written
 def _write_segment(checkpoints: Checkpoints, number: int, part: Segment) -> SegmentFiles:
     vectors = np.ascontiguousarray(part.vectors.all())
     file = checkpoints.write_data(f"vectors-{number:06d}", vectors.data.cast("B"))
-    coded = part.codes
+    coded = part.current_codes()
     if not coded.rows:
         return SegmentFiles(vectors=file)
     held = part.vectors

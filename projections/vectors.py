@@ -75,8 +75,9 @@ def digests_of(vectors: Vector) -> Digests:
 class HeldRows:
     """Vectors in memory."""
 
-    def __init__(self, dimension: int) -> None:
-        self._vectors: Vector = np.empty((0, dimension), dtype=np.float32)
+    def __init__(self, dimension: int, room: int = 0) -> None:
+        """No rows yet, and room for so many: more can come, but what is there has then to be copied."""
+        self._vectors: Vector = np.empty((room, dimension), dtype=np.float32)
         self.count = 0
 
     @classmethod

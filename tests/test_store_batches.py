@@ -275,6 +275,71 @@ def test_a_bad_row_is_counted(store: EventStore, change: dict[str, Any]) -> None
     assert raised.value.operation == 1
 
 
+@pytest.mark.parametrize("place", [0, 3, 520, 1199])
+def test_a_memory_that_exists_is_found_among_many_new_ones(store: EventStore, place: int) -> None:
+    """Wherever the look-up of so many is divided; deleted, it can be added again, as its next version."""
+    store.add("x", vector=[1, 2], memory_id="there", metadata={"a": 1})
+    before = dump(store)
+    ids = [f"new {n}" for n in range(1200)]
+    ids[place] = "there"
+    with pytest.raises(MemoryExists, match="'there' exists at version 1") as raised:
+        store.add_many(["y"] * 1200, vectors=np.ones((1200, 2)), memory_ids=ids)
+    assert raised.value.operation == place
+    assert dump(store) == before
+    store.delete("there")
+    events = store.add_many(["y"] * 1200, vectors=np.ones((1200, 2)), memory_ids=ids)
+    assert [event.version for event in events] == [3 if memory_id == "there" else 1 for memory_id in ids]
+    assert [event.prev_seq for event in events if event.prev_seq is not None] == [2]
+
+
+def test_what_an_append_knows_of_its_memories_moves_on_with_it(store: EventStore) -> None:
+    """New ones that are looked up together, changed, ended and added again in the same append."""
+    store.add("x", vector=[1, 2], memory_id="there", metadata={"a": 1})
+    events = store.append(
+        [
+            Add(content="a", vector=[1, 2], memory_id="a"),
+            Delete(memory_id="there"),
+            Add(content="b", vector=[3, 4], memory_id="b"),
+            Update(memory_id="a", metadata={"n": 1}),
+            Delete(memory_id="b"),
+            Add(content="c", vector=[5, 6], memory_id="there"),
+            Add(content="d", vector=[7, 8], memory_id="b"),
+            Update(memory_id="there", content="e", vector=[5, 6]),
+        ]
+    )
+    assert [event.version for event in events] == [1, 2, 1, 2, 2, 3, 3, 4]
+    assert [event.prev_seq for event in events] == [None, 1, None, 2, 4, 3, 6, 7]
+    assert [event.add_seq for event in events] == [2, 1, 4, 2, 4, 7, 8, 7]
+    assert [event.embedding_seq for event in events] == [2, None, 4, 2, None, 7, 8, 7]
+    assert [event.content for event in events] == ["a", None, "b", "a", None, "c", "d", "e"]
+    assert list(store.events())[1:] == events
+
+
+def test_an_update_reads_what_it_keeps_once(store: EventStore) -> None:
+    """Of a memory that was there before, and of one that the append itself has changed."""
+    store.add("x", vector=[1, 2], memory_id="m", metadata={"a": 1})
+    events = store.append(
+        [Update(memory_id="m", content="y", vector=[3, 4]), Update(memory_id="m", metadata={"b": 2})]
+        + [Add(content="z", vector=[5, 6], memory_id=name) for name in ("n", "o")]
+        + [Update(memory_id="n", metadata={"c": 3})]
+    )
+    assert [(event.content, event.metadata) for event in events] == [
+        ("y", {"a": 1}),
+        ("y", {"b": 2}),
+        ("z", {}),
+        ("z", {}),
+        ("z", {"c": 3}),
+    ]
+
+
+def test_new_memories_are_looked_for_together(store: EventStore) -> None:
+    """Not one by one: an append of a thousand asks a few times."""
+    asked: list[str] = []
+    store._connections._writer.set_trace_callback(asked.append)
+    store.add_many(["x"] * 1000, vectors=np.ones((1000, 2)), memory_ids=[f"m{n}" for n in range(1000)])
+    assert len([sql for sql in asked if sql.startswith("SELECT")]) < 10
+
+
 @settings(max_examples=scaled(20))
 @given(rows=st.integers(1, 450), twice=st.booleans())
 def test_any_number_of_rows_is_recorded_in_order(rows: int, twice: bool) -> None:

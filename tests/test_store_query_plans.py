@@ -76,11 +76,10 @@ def plans(store: EventStore, action: Callable[[], Any]) -> list[tuple[str, list[
 
 
 def faults(plan: list[str]) -> list[str]:
-    """The steps that read a whole table or sort; one row of constants is no table."""
-    return [
-        step
-        for step in plan
-        if (step.startswith("SCAN") and step != "SCAN CONSTANT ROW" and "VALUES" not in step) or "TEMP B-TREE" in step
+    """The steps that read a whole table or sort. Constants are no table; what a subquery reads has its own steps."""
+    scans = [step for step in plan if step.startswith("SCAN") and not step.startswith("SCAN (subquery")]
+    return [step for step in scans if "CONSTANT ROW" not in step and "VALUES" not in step] + [
+        step for step in plan if "TEMP B-TREE" in step
     ]
 
 
@@ -128,6 +127,10 @@ PATTERNS: dict[str, tuple[Callable[[EventStore], Any], str]] = {
         "events_event_id",
     ),
     "append": (lambda s: s.append([Add(content="y", vector=[1, 1], memory_id=f"new-{s.position}")]), "events_memory"),
+    "append of many": (
+        lambda s: s.append([Add(content="y", vector=[1, 1], memory_id=f"n{n}-{s.position}") for n in range(3)]),
+        "events_memory",
+    ),
     "delete where": (lambda s: s.delete_where({"n": 77}), ""),
 }  # fmt: skip
 

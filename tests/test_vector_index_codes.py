@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import time
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import numpy as np
@@ -128,19 +130,87 @@ def test_rows_that_codes_cannot_tell_apart_are_still_in_the_right_order(metric: 
         assert found.tolist() == sorted(range(len(rows)), key=lambda row: (-exact[row], row))[:10]
 
 
+def searched(segments: Segments, query: Any) -> Any:
+    """The codes of the first segment after a search for ten rows, which is held against scoring every row."""
+    rows = segments.vectors(np.arange(segments.rows))
+    exact = exact_scores(segments.metric, query, rows)
+    found, _ = nearest(segments, query, 10, np.ones(len(rows), dtype=np.bool_))
+    assert found.tolist() == sorted(range(len(rows)), key=lambda row: (-exact[row], row))[:10]
+    return segments.parts[0].codes
+
+
 def test_rows_are_coded_once_there_are_many_and_again_when_the_scale_no_longer_suits() -> None:
     """A segment that began with small numbers does not keep their scale."""
     rng = np.random.default_rng(5)
     small, large = rng.normal(size=(1024, 16)).astype(np.float32), rng.normal(size=(1024, 16)).astype(np.float32) * 50
-    segments = Segments("ip", 16, 16_384)
+    segments, query = Segments("ip", 16, 16_384), np.ones(16, dtype=np.float32)
     segments.add(small[:1000])
-    assert segments.parts[0].codes.rows == 0
+    assert searched(segments, query).rows == 0
     segments.add(small[1000:])
-    first = segments.parts[0].codes
+    first = searched(segments, query)
     assert first.rows == 1024
     segments.add(large)
-    assert segments.parts[0].codes.rows == 2048
+    assert searched(segments, query).rows == 2048
     assert segments.parts[0].codes.scale.max() > 10 * first.scale.max()
+
+
+def test_a_part_of_a_segment_is_coded_by_who_searches_it_and_a_full_one_on_adding() -> None:
+    """What comes in bulk is coded once, not as often as it grows."""
+    segments, rows = Segments("ip", 4, 4096), np.random.default_rng(6).normal(size=(6000, 4)).astype(np.float32)
+    for start in range(0, 4000, 500):
+        segments.add(rows[start : start + 500])
+    assert segments.parts[0].codes.rows == 0
+    segments.add(rows[4000:])
+    assert [part.codes.rows for part in segments.parts] == [4096, 0]
+    searched(segments, rows[0])
+    assert [part.codes.rows for part in segments.parts] == [4096, 1904]
+
+
+def test_threads_that_search_at_once_code_each_row_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The first of them codes, the others wait for that, however long it takes; then more rows come, and again."""
+    block = Codes._block
+    monkeypatch.setattr(Codes, "_block", lambda self, *args: (time.sleep(0.002), block(self, *args))[1])
+    rows = np.random.default_rng(8).normal(size=(9000, 8)).astype(np.float32)
+    segments = Segments("ip", 8, 16_384)
+    with ThreadPoolExecutor(6) as threads:
+        for start in range(0, 9000, 1500):
+            segments.add(rows[start : start + 1500])
+            for codes in threads.map(lambda query: searched(segments, query), rows[:12]):
+                assert codes.rows == segments.rows
+
+
+def test_coding_that_was_interrupted_goes_on_with_the_next_search(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Ctrl-C in a search, with some of the new rows coded: the next one takes up the rest."""
+    rows = np.random.default_rng(9).normal(size=(6000, 8)).astype(np.float32)
+    segments = Segments("ip", 8, 16_384)
+    segments.add(rows[:1500])
+    assert searched(segments, rows[0]).rows == 1500
+    segments.add(rows[1500:])
+    block, blocks = Codes._block, []
+
+    def interrupted(self: Codes, *args: Any) -> Any:
+        blocks.append(args)
+        if len(blocks) == 3:
+            raise KeyboardInterrupt
+        return block(self, *args)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Codes, "_block", interrupted)
+        with pytest.raises(KeyboardInterrupt):
+            searched(segments, rows[0])
+    assert segments.parts[0].codes.rows == 1500 + 2 * 1024
+    assert searched(segments, rows[0]).rows == 6000
+
+
+@pytest.mark.parametrize("room", [0, 4 * 8 * 700])
+def test_a_segment_that_outgrows_its_room_keeps_its_rows(room: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Bit for bit, wherever memory had to be found for more of them."""
+    monkeypatch.setattr("projections.segments._ROOM", room)
+    rows = np.random.default_rng(10).normal(size=(3000, 8)).astype(np.float32)
+    segments = Segments("cosine", 8, 2048)
+    for start in range(0, 3000, 333):
+        segments.add(rows[start : start + 333])
+    assert segments.vectors(np.arange(3000)).tobytes() == rows.tobytes()
 
 
 @pytest.mark.parametrize("metric", METRICS)
