@@ -125,14 +125,21 @@ def holds(before: Any, row: tuple[Any, ...]) -> bool:
     )
 
 
-@pytest.mark.parametrize("before", [None, b"", bytes(31), bytes(33), "0" * 32, 0])
-def test_nothing_follows_what_is_no_hash(before: Any) -> None:
-    """Of another length or type; nor if there are fewer of them than rows."""
+@pytest.mark.parametrize("other", [None, b"", bytes(31), bytes(33), "\0" * 32, 0])
+def test_a_hash_has_32_bytes(other: Any) -> None:
+    """What is cut or filled up to that is another value, before a row and in it."""
     header = (1, "e", "m", 1, None, 1, 1, "ADD", 5, *[None] * 7, bytes(32))
-    row = (*header, hash_of(before, (*header, None)) or bytes(32))
-    assert not headers_hold([before], [row])
-    assert not headers_hold([], [row])
+    row = (*header, event_hash(GENESIS, *header))
+    assert headers_hold([GENESIS], [row])
+    assert not headers_hold([other], [row])
+    assert not headers_hold([GENESIS], [(*header[:-1], other, row[-1])])
+
+
+def test_each_row_has_a_hash_before_it() -> None:
+    """Fewer of them are not enough."""
+    header = (1, "e", "m", 1, None, 1, 1, "ADD", 5, *[None] * 7, bytes(32))
     assert headers_hold([], [])
+    assert not headers_hold([], [(*header, event_hash(GENESIS, *header))])
 
 
 payload_rows = st.tuples(
