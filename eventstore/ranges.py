@@ -99,19 +99,21 @@ class CheckedRanges:
 
     def _all_hold(self, after: int, upto: int, at_once: int, take: Callable[[Sequence[Row]], bool]) -> bool:
         """Whether every header in `(after, upto]` is there and as it was recorded, and `take` says so of each block."""
+        if after == upto:
+            return False  # nothing to be taken, but there has to be an event to come after
+        last: list[Row] = []
         try:
-            before: list[Row] = [(GENESIS,)] if after == 0 else self._source.fetch(HEADER_RANGE, (after, after))
-            if not before:
-                return False
             for low in range(after, upto, at_once):
                 high = min(low + at_once, upto)
-                headers = self._source.fetch(HEADER_RANGE, (low + 1, high))
-                if [row[0] for row in headers] != list(range(low + 1, high + 1)):
+                # The row before comes along, once, so that each is checked against the one read before it.
+                rows = last + self._source.fetch(HEADER_RANGE, (low + len(last), high))
+                if [row[0] for row in rows] != list(range(max(low, 1), high + 1)):
                     return False
-                hashes = [row[-1] for row in (*before, *headers)]
-                if not headers_hold(hashes[:-1], headers) or not take(headers):
+                befores = [row[-1] for row in rows[:-1]]
+                headers = rows[1:] if low else rows
+                if not headers_hold(befores if low else [GENESIS, *befores], headers) or not take(headers):
                     return False
-                before = headers[-1:]
+                last = rows[-1:]
         except CorruptHistory:
             return False  # whoever reads row by row comes upon it again, in its order
         return True

@@ -115,7 +115,7 @@ def test_headers_hold_where_each_of_them_does(
 
 def holds(before: Any, row: tuple[Any, ...]) -> bool:
     """The slow verdict: what `event_hash` says, and what can be recorded."""
-    if hash_of(before, row) != row[-1]:
+    if row[-1] is None or hash_of(before, row) != row[-1]:
         return False
     instants = [row[COLUMN["recorded_at"]], row[COLUMN["occurred_at"]]]
     return (
@@ -164,7 +164,7 @@ def test_payloads_hold_where_each_of_them_does(
         payloads[at] = tuple(value if number == column else each for number, each in enumerate(payloads[at]))
     headers = [(seq, *[None] * 15, digest, b"") for seq, digest in enumerate(digests, 1)]
     expected = all(
-        digest_of(payload) == digest and payload[0] == seq
+        digest_of(payload) == digest is not None and payload[0] == seq
         for seq, (payload, digest) in enumerate(zip(payloads, digests, strict=True), 1)
     )
     assert payloads_hold(headers, payloads) == expected
@@ -270,10 +270,8 @@ def test_a_sound_range_is_not_read_twice(tmp_path: Path, monkeypatch: pytest.Mon
         monkeypatch.setattr(store._connections, "fetch", lambda sql, p=(): (asked.append(p), original(sql, p))[1])
         columns = store.event_range(2, 37).columns()
         blocks = [(low, min(low + 4, 37)) for low in range(3, 38, 5)]
-        assert [each for each in asked if each] == [
-            (2, 2),
-            *[block for block in blocks for _ in ("events", "payloads")],
-        ]
+        expected = [block for block in blocks for _ in ("events", "payloads")]
+        assert [each for each in asked if each] == [(2, 7), *expected[1:]]  # first with the event before
         assert columns.embeddings.shape == (33, 7)
         assert columns.seqs.tolist() == list(range(3, 38))
         assert columns.is_delete.tolist() == [False] * 34 + [True]
