@@ -5,7 +5,6 @@ So no read returns what was changed in the file since it was recorded; it raises
 
 from __future__ import annotations
 
-import struct
 from collections.abc import Iterable, Iterator, Sequence
 from itertools import islice
 from typing import Any, Protocol, TypeVar
@@ -14,16 +13,15 @@ from eventstore.errors import CorruptHistory
 from eventstore.events import EventRow, PayloadRow
 from eventstore.hashing import GENESIS, event_hash, payload_digest
 from eventstore.instants import FIRST_INSTANT, LAST_INSTANT
-from eventstore.queries import HEADERS, LAST_OF_MEMORY, PAYLOADS, PLAIN_HEADERS, WHOLE, EventSelection
+from eventstore.proofs import WRONG_TYPE, headers_hold, payloads_hold
+from eventstore.queries import HEADER_RANGE, HEADERS, LAST_OF_MEMORY, PAYLOAD_RANGE, PAYLOADS, WHOLE, EventSelection
 from eventstore.recent import RecentRows
 
 __all__ = ["CheckedRows", "RowSource", "chunks", "require_counted"]
 
 _SOME = 500
+_MANY = 4  # from so many rows on, holding them to the chain together costs less than one after the other
 _TYPES = ("ADD", "UPDATE", "DELETE")
-
-# What hashing raises where a row holds a value of a type that its column cannot hold.
-_WRONG_TYPE = (TypeError, AttributeError, ValueError, struct.error)
 T = TypeVar("T")
 
 
@@ -76,7 +74,7 @@ class CheckedRows:
         for some in chunks(positions, _SOME):
             sql = f"{WHOLE} WHERE e.seq IN ({','.join('?' * len(some))})"
             rows = self._source.fetch(sql, [int(position) for position in some])
-            found = self._checked(row[:width] for row in rows)
+            found = self._checked([row[:width] for row in rows])
             headers.update((header.seq, header) for header in found)
             self._require(some, headers)
             held = {row[0]: PayloadRow._make(row[width:]) for row in rows if row[width] is not None}
@@ -108,7 +106,7 @@ class CheckedRows:
         if (recent := self._recent.between(after, upto)) is not None:
             return [header for header, _ in recent]
         # The row before comes along, so that each is checked against the one read before it.
-        rows = self._source.fetch(f"{PLAIN_HEADERS} WHERE seq >= ? AND seq <= ? ORDER BY seq", (after, upto))
+        rows = self._source.fetch(HEADER_RANGE, (after, upto))
         headers = list(map(EventRow._make, rows))
         self._require(range(max(after, 1), upto + 1), {header.seq for header in headers})
         before = GENESIS if after == 0 else headers.pop(0).hash
@@ -144,26 +142,26 @@ class CheckedRows:
             return {}
         if (recent := self._recent.between(headers[0].seq - 1, headers[-1].seq)) is not None:
             return {payload.seq: payload for _, payload in recent}
-        sql = f"{PAYLOADS} WHERE seq >= ? AND seq <= ? ORDER BY seq"
-        rows = {row[0]: PayloadRow._make(row) for row in self._source.fetch(sql, (headers[0].seq, headers[-1].seq))}
+        held = self._source.fetch(PAYLOAD_RANGE, (headers[0].seq, headers[-1].seq))
+        rows = {row[0]: PayloadRow._make(row) for row in held}
         self._check_payloads(headers, rows)
         return rows
 
-    def _checked(self, rows: Iterable[tuple[Any, ...]]) -> list[EventRow]:
-        headers = []
-        for row in rows:
-            header = EventRow._make(row[:-1])
-            before = GENESIS if header.seq == 1 else row[-1]
-            if before is None:
-                raise self.damaged(header.seq - 1, "is missing")
-            self._check_header(before, header)
-            headers.append(header)
+    def _checked(self, rows: list[tuple[Any, ...]]) -> list[EventRow]:
+        """The headers of rows that end with the hash of the event before."""
+        befores = [GENESIS if row[0] == 1 else row[-1] for row in rows]
+        headers = [EventRow._make(row[:-1]) for row in rows]
+        if len(rows) < _MANY or not headers_hold(befores, rows):
+            for before, header in zip(befores, headers, strict=True):
+                if before is None:
+                    raise self.damaged(header.seq - 1, "is missing")
+                self._check_header(before, header)
         return headers
 
     def _check_header(self, before: Any, header: EventRow) -> None:
         try:
             fits = event_hash(before, *header[:-1]) == header.hash
-        except _WRONG_TYPE:
+        except WRONG_TYPE:
             fits = False
         if not fits:
             raise self.damaged(header.seq, "does not fit into the hash chain")
@@ -176,14 +174,18 @@ class CheckedRows:
         ):
             raise self.damaged(header.seq, "holds what no append can have recorded")
 
-    def _check_payloads(self, headers: Iterable[EventRow], rows: dict[int, PayloadRow]) -> None:
+    def _check_payloads(self, headers: Sequence[EventRow], rows: dict[int, PayloadRow]) -> None:
+        if len(headers) >= _MANY and payloads_hold(
+            headers, [rows[header.seq] for header in headers if header.seq in rows]
+        ):
+            return
         for header in headers:
             row = rows.get(header.seq)
             if row is None:
                 raise self.damaged(header.seq, "has no payload")
             try:
                 matches = payload_digest(row.salt, row.content, row.metadata, row.embedding) == header.payload_digest
-            except _WRONG_TYPE:
+            except WRONG_TYPE:
                 matches = False
             if not matches:
                 raise self.damaged(header.seq, "does not match the digest of its payload")

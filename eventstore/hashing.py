@@ -68,7 +68,7 @@ def payload_digest(salt: bytes, content: str | None, metadata: str | None, embed
     ).digest()
 
 
-@lru_cache(maxsize=64)
+@lru_cache(maxsize=64, typed=True)  # a number is written as what it is: 5.0 is not 5
 def _shared_fields(
     recorded_at: int,
     occurred_at: int | None,

@@ -19,10 +19,11 @@ __all__ = [
     "DIMENSION",
     "HEAD",
     "HEADERS",
+    "HEADER_RANGE",
     "LAST_OF_MEMORY",
     "PAYLOADS",
     "PAYLOAD_COLUMNS",
-    "PLAIN_HEADERS",
+    "PAYLOAD_RANGE",
     "POSITION_AT",
     "WHOLE",
     "EventSelection",
@@ -31,7 +32,7 @@ __all__ = [
 # A header is checked against the hash of the event before, so that comes with it.
 _HEADER = ", ".join(f"e.{name}" for name in EVENT_COLUMNS)
 HEADERS = f"SELECT {_HEADER}, (SELECT hash FROM events WHERE seq = e.seq - 1) FROM events e"
-PLAIN_HEADERS = f"SELECT {', '.join(EVENT_COLUMNS)} FROM events NOT INDEXED"
+HEADER_RANGE = f"SELECT {', '.join(EVENT_COLUMNS)} FROM events NOT INDEXED WHERE seq >= ? AND seq <= ? ORDER BY seq"
 
 # A blob that is longer than any embedding is not read, so that a file cannot make its reader hold it: in its place
 # comes its length, which no digest matches. (SQLite knows a blob's length without reading it.)
@@ -40,6 +41,7 @@ PAYLOAD_COLUMNS = (
     f" CASE WHEN length(embedding) > {4 * MAX_DIMENSION} THEN length(embedding) ELSE embedding END"
 )
 PAYLOADS = f"SELECT {PAYLOAD_COLUMNS} FROM payloads"
+PAYLOAD_RANGE = f"{PAYLOADS} WHERE seq >= ? AND seq <= ? ORDER BY seq"
 WHOLE = (
     f"SELECT {_HEADER}, (SELECT hash FROM events WHERE seq = e.seq - 1), p.*"
     f" FROM events e NOT INDEXED LEFT JOIN ({PAYLOADS}) p ON p.seq = e.seq"

@@ -11,10 +11,8 @@ from __future__ import annotations
 import contextlib
 import threading
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass
 
 import numpy as np
-import numpy.typing as npt
 
 from eventstore.checked import CheckedRows, chunks, require_counted
 from eventstore.connections import Connections
@@ -32,6 +30,7 @@ from eventstore.events import (
 from eventstore.hashing import GENESIS
 from eventstore.instants import from_microseconds
 from eventstore.queries import COMPARE_INDEXES, CURRENT_POSITION, HEAD, POSITION_AT, EventSelection
+from eventstore.ranges import CheckedRanges, EventColumns
 from eventstore.recent import RecentRows
 from eventstore.states import LateStates, State
 from eventstore.versions import Positions, VersionTable
@@ -43,28 +42,13 @@ _FEW = 100
 _HEADERS_AT_ONCE = 10_000
 
 
-@dataclass(frozen=True, slots=True)
-class EventColumns:
-    """What an index needs of the events in `(after, upto]`, by column; all int64 but the last two.
-
-    `prev_seqs` and `embedding_seqs` are 0 where there is none. `embedding_at` names the events that hold an
-    embedding of their own, ascending, and `embeddings` holds those, float32, shape `(len(embedding_at), dim)`.
-    """
-
-    seqs: Positions
-    prev_seqs: Positions
-    embedding_seqs: Positions
-    is_delete: npt.NDArray[np.bool_]
-    embedding_at: Positions
-    embeddings: Vector
-
-
 class Reader:
     """Reads one history through its connections."""
 
     def __init__(self, connections: Connections, recent: RecentRows) -> None:
         self._connections = connections
         self._rows = CheckedRows(connections, recent)
+        self._ranges = CheckedRanges(connections, self._rows, recent)
         self._versions = VersionTable()
         self._late = LateStates()
         self._checked_head: tuple[int, int | None, bytes] | None = None
@@ -223,12 +207,8 @@ class Reader:
         with self._catching_up:
             while self._versions.position < position:
                 after = self._versions.position
-                headers = self._rows.range(after, min(position, after + _HEADERS_AT_ONCE))
-                self._versions.extend(
-                    np.array([header.seq for header in headers], dtype=np.int64),
-                    np.array([header.type == "DELETE" for header in headers], dtype=np.bool_),
-                    np.array([header.prev_seq or 0 for header in headers], dtype=np.int64),
-                )
+                links = self._ranges.links(after, min(position, after + _HEADERS_AT_ONCE))
+                self._versions.extend(*links)
 
     def memories(self, positions: Iterable[int]) -> Iterator[Memory]:
         """The memories as the events at `positions` left them, in that order."""
@@ -309,17 +289,4 @@ class Reader:
 
     def columns(self, after: int, upto: int, dimension: int) -> EventColumns:
         """The columns of the events in `(after, upto]`."""
-        headers = self._rows.range(after, upto)
-        payloads = self._rows.payload_range(headers)
-        own = [header.seq for header in headers if header.embedding_seq == header.seq]
-        blobs = [payloads[seq].embedding or b"" for seq in own]
-        if any(len(blob) != 4 * dimension for blob in blobs):
-            raise self._rows.damaged(after + 1, "or one soon after has no embedding of the store's dimension")
-        return EventColumns(
-            seqs=np.array([header.seq for header in headers], dtype=np.int64),
-            prev_seqs=np.array([header.prev_seq or 0 for header in headers], dtype=np.int64),
-            embedding_seqs=np.array([header.embedding_seq or 0 for header in headers], dtype=np.int64),
-            is_delete=np.array([header.type == "DELETE" for header in headers], dtype=np.bool_),
-            embedding_at=np.array(own, dtype=np.int64),
-            embeddings=np.frombuffer(b"".join(blobs), dtype="<f4").reshape(len(own), dimension),
-        )
+        return self._ranges.columns(after, upto, dimension)

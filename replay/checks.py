@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import struct
+from collections.abc import Sequence
 from datetime import datetime, timezone
 from typing import Any, NamedTuple
 
@@ -15,18 +15,22 @@ from eventstore.errors import InvalidMetadata
 from eventstore.events import EventRow
 from eventstore.hashing import GENESIS, event_hash, payload_digest
 from eventstore.instants import to_microseconds
+from eventstore.proofs import WRONG_TYPE, headers_hold, payloads_hold
 from replay.damaged import Row
 from replay.report import Fault, FaultKind, Ranges
 
-__all__ = ["HistoryCheck"]
+__all__ = ["HistoryCheck", "is_recorded_form"]
 
 _FIRST_INSTANT = to_microseconds(datetime.min.replace(tzinfo=timezone.utc))
 _LAST_INSTANT = to_microseconds(datetime.max.replace(tzinfo=timezone.utc))
 _HASH_LENGTH = 32
 _TYPES = ("ADD", "UPDATE", "DELETE")
+_SHORT = 500
+_MOST_IN_FORM = 1000
 
-# What Python raises where a damaged row holds a value of a type that its column cannot hold.
-_WRONG_TYPE = (TypeError, AttributeError, ValueError, struct.error)
+
+_State = tuple[int, int, bool, int, "int | None"]
+"""Version, seq, live, add_seq and embedding_seq of a memory's last event; the fields of `_Latest`."""
 
 
 class _Latest(NamedTuple):
@@ -51,13 +55,14 @@ class HistoryCheck:
         self.faults: list[Fault] = []
         self.unproven = Ranges()  # events that follow a lost one, so that their hash could not be computed
         self._bytes = None if dimension is None else 4 * dimension
-        self._latest: dict[str, tuple[int, int, bool, int, int | None]] = {}
+        self._latest: dict[str, _State] = {}
         self._ids: dict[str, int] | None = {} if unique_ids else None
         self._before: tuple[bytes, ...] = (GENESIS,)  # what the next event may follow; nothing: unknown
         self._recorded_at = _FIRST_INSTANT
         self._doubtful = Ranges()
         self._embeddings: list[bytes] = []
         self._embedding_seqs: list[int] = []
+        self._in_form = {"{}"}  # metadata that was found to be in the form in which it is recorded: it repeats
 
     def _fault(self, kind: FaultKind, seq: int, message: str) -> None:
         self.faults.append(Fault(kind, seq, f"event {seq} {message}"))
@@ -73,11 +78,55 @@ class HistoryCheck:
         try:
             self._check_hash(row)
             self._check_header(row)
-        except _WRONG_TYPE:
+        except WRONG_TYPE:
             self._fault("event", seq, "holds a value of the wrong type")
             self._before = (row[-1],) if isinstance(row[-1], bytes) else ()
         if len(self.faults) > known:
             self._doubtful.add(seq, seq)
+
+    def take_whole(self, headers: Sequence[Row], payloads: Sequence[Row]) -> bool:
+        """Check the next events with their payloads, many at once; False where one is at fault, and none was taken.
+
+        Nearly all are sound, and this says so in a third of the time; of one that is not, `take` says what it is.
+        """
+        if len(self._before) != 1 or self._ids is not None or not headers:
+            return False
+        befores = [*self._before, *(row[-1] for row in headers[:-1])]
+        if not headers_hold(befores, headers) or not payloads_hold(headers, payloads):
+            return False
+        latest, taken, recorded_at = self._latest, dict[str, _State](), self._recorded_at
+        embeddings: list[bytes] = []
+        for header, (_, salt, content, metadata, embedding) in zip(headers, payloads, strict=True):
+            seq, _, memory_id, version, prev_seq, add_seq, embedding_seq, type, at = header[:9]
+            before = taken.get(memory_id) or latest.get(memory_id, _NOTHING)
+            if at < recorded_at or not _follows(before, seq, version, prev_seq, add_seq, embedding_seq, type):
+                return False
+            recorded_at, live = at, type != "DELETE"
+            taken[memory_id] = (version, seq, live, add_seq, embedding_seq)
+            if embedding is not None:
+                embeddings.append(embedding)
+            if (
+                len(salt) != SALT_LENGTH
+                or (embedding is not None) != (embedding_seq == seq)
+                or (content is not None) != live
+                or (metadata is not None) != live
+                or (live and metadata not in self._in_form and not self._has_form(metadata))
+            ):
+                return False
+        if not {self._bytes}.issuperset(map(len, embeddings)):
+            return False
+        if not np.isfinite(np.frombuffer(b"".join(embeddings), dtype="<f4")).all():
+            return False
+        latest.update(taken)
+        self._before, self._recorded_at = (headers[-1][-1],), recorded_at
+        return True
+
+    def _has_form(self, metadata: str) -> bool:
+        if not is_recorded_form(metadata):
+            return False
+        if len(metadata) <= _SHORT and len(self._in_form) < _MOST_IN_FORM:
+            self._in_form.add(metadata)
+        return True
 
     def _check_hash(self, row: Row) -> None:
         found = row[-1]
@@ -109,23 +158,8 @@ class HistoryCheck:
         if not self._recorded_at <= recorded_at <= _LAST_INSTANT or occurred_at is not None:
             self._check_time(seq, recorded_at, occurred_at)
         self._recorded_at = recorded_at
-        before = before_version, before_seq, live, before_add_seq, before_embedding_seq = self._latest.get(
-            memory_id, _NOTHING
-        )
-        if (
-            version != before_version + 1
-            or prev_seq != (before_seq or None)
-            or not (
-                (type == "ADD" and not live and add_seq == embedding_seq == seq)
-                or (
-                    type == "UPDATE"
-                    and live
-                    and add_seq == before_add_seq
-                    and embedding_seq in (seq, before_embedding_seq)
-                )
-                or (type == "DELETE" and live and add_seq == before_add_seq and embedding_seq is None)
-            )
-        ):
+        before = self._latest.get(memory_id, _NOTHING)
+        if not _follows(before, seq, version, prev_seq, add_seq, embedding_seq, type):
             self._explain(EventRow._make(row), _Latest(*before))
         # From what is stored, not from what it should be, so that one fault is one.
         self._latest[memory_id] = (version, seq, type != "DELETE", add_seq, embedding_seq)
@@ -191,7 +225,7 @@ class HistoryCheck:
                 self._fault("metadata", seq, "is a DELETE and has metadata" if deletes else "has no metadata")
             elif metadata is not None and metadata != "{}":
                 self._check_metadata(seq, metadata)
-        except _WRONG_TYPE:
+        except WRONG_TYPE:
             self._fault("event", seq, "has a payload with a value of the wrong type")
 
     def _explain_embedding(self, seq: int, embedding_seq: int | None, embedding: bytes | None) -> None:
@@ -226,7 +260,23 @@ class HistoryCheck:
         self._embedding_seqs.clear()
 
 
-_NOTHING = (0, 0, False, 0, None)
+_NOTHING: _State = (0, 0, False, 0, None)
+
+
+def _follows(
+    before: _State, seq: int, version: int, prev_seq: int | None, add_seq: int, embedding_seq: int | None, type: str
+) -> bool:
+    """Whether an event has the version and the links that one of its type has after the memory's state before."""
+    before_version, before_seq, live, before_add_seq, before_embedding_seq = before
+    if version != before_version + 1 or prev_seq != (before_seq or None):
+        return False
+    if type == "ADD":
+        return not live and add_seq == embedding_seq == seq
+    if not live or add_seq != before_add_seq:
+        return False
+    if type == "UPDATE":
+        return embedding_seq in (seq, before_embedding_seq)
+    return type == "DELETE" and embedding_seq is None
 
 
 def _holders(header: EventRow, before: _Latest) -> tuple[int | None, ...]:
@@ -234,6 +284,23 @@ def _holders(header: EventRow, before: _Latest) -> tuple[int | None, ...]:
     if header.type == "DELETE":
         return (None,)
     return (header.seq,) if header.type == "ADD" else (header.seq, before.embedding_seq)
+
+
+_SCALARS = {str, int, bool, type(None)}
+
+
+def is_recorded_form(text: str) -> bool:
+    """Whether a JSON text is the one in which an append records that metadata."""
+    try:
+        metadata = orjson.loads(text)
+    except orjson.JSONDecodeError:
+        return False
+    if not isinstance(metadata, dict):
+        return False
+    if _SCALARS.issuperset(map(type, metadata.values())):
+        # Which come out of JSON, and go into it, in one way only: no need to look through them.
+        return orjson.dumps(metadata, option=orjson.OPT_SORT_KEYS).decode() == text
+    return _is_canonical(metadata, text)
 
 
 def _is_canonical(metadata: dict[str, Any], text: str) -> bool:

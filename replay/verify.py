@@ -276,12 +276,18 @@ class _Verification:
     def _check_range(self, check: HistoryCheck, after: int, upto: int) -> bool:
         """Check the events in `(after, upto]`; False where neither table has anything there."""
         rows, unreadable = self._tables.read("events", after, upto)
-        headers = {row[0]: row for row in rows}
-        payloads: dict[int, Row] = {}
+        payload_rows: list[Row] = []
         unreadable_payloads: dict[int, str] = {}
         if "payloads" in self._tables:
-            rows, unreadable_payloads = self._tables.read("payloads", after, upto)
-            payloads = {row[0]: row for row in rows}
+            payload_rows, unreadable_payloads = self._tables.read("payloads", after, upto)
+        if [row[0] for row in rows] == list(range(after + 1, upto + 1)) and check.take_whole(rows, payload_rows):
+            self._events += len(rows)
+            self._payloads += len(rows)
+            self._checked += len(rows)
+            self._whole.add(after + 1, upto)
+            self._last = rows[-1]
+            return True
+        headers, payloads = {row[0]: row for row in rows}, {row[0]: row for row in payload_rows}
         if not (headers or payloads or unreadable or unreadable_payloads):
             return False
         self._events += len(headers)

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
+import importlib
+import json
 import os
 import sqlite3
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import closing
 from pathlib import Path
 from typing import Any
@@ -14,14 +17,18 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+import eventstore.testing as kit
 from eventstore import Add, Closed, CorruptHistory, Delete, EventStore, Head, InvalidOperation, Operation, Update
+from eventstore.checks import metadata_json
 from eventstore.events import EventRow, PayloadRow
 from eventstore.hashing import GENESIS, event_hash, payload_digest
 from projections import VectorIndex
 from replay import Fault, Report, verify
-from replay.checks import HistoryCheck
+from replay.checks import HistoryCheck, is_recorded_form
 from tests.profiles import scaled
 from tests.replay_support import histories, tamper, told
+
+verification = importlib.import_module("replay.verify")  # of that name, replay has the function
 
 HISTORY: list[list[Operation]] = [
     [Add(memory_id="a", content="tea", vector=[1, 2], metadata={"n": 1}, actor_id="ann")],  # 1
@@ -365,7 +372,79 @@ def faults_of(headers: list[tuple[Any, ...]], payloads: list[tuple[Any, ...]]) -
         check.take(header)
         check.take_payload(header, payload)
     check.flush()
+    assert HistoryCheck(2).take_whole(headers, payloads) == (not check.faults)
     return check.faults
+
+
+# -- many events at once ------------------------------------------------------------------------------------
+
+
+@given(
+    history=histories(),
+    column=st.sampled_from(COLUMNS),
+    seq=st.integers(1, 6),
+    value=st.none() | st.integers(0, 9) | st.sampled_from(["", "{}", "ADD", "DELETE", "x", b"", bytes(8), bytes(32)]),
+    reseal=st.booleans(),
+    block=st.integers(1, 4),
+)
+@settings(max_examples=scaled(60))
+def test_events_are_verified_at_once_as_one_by_one(
+    tmp_path_factory: pytest.TempPathFactory,
+    history: list[list[Operation]],
+    column: tuple[str, str],
+    seq: int,
+    value: Any,
+    reseal: bool,
+    block: int,
+) -> None:
+    """The same report, wherever a range of them ends, and whatever one of them holds."""
+    path = tmp_path_factory.mktemp("verify") / "a.db"
+    told(history, path).close()
+    with contextlib.suppress(sqlite3.IntegrityError):  # what the column cannot hold, or a key that is taken
+        tamper(path, (f"UPDATE {column[0]} SET {column[1]} = ? WHERE seq = ?", (value, seq)), reseal=reseal)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(verification, "_EVENTS_AT_ONCE", block)
+        at_once = verify(path)
+        patch.setattr(HistoryCheck, "take_whole", lambda *_: False)
+        assert at_once == verify(path)
+
+
+def test_sound_events_are_not_looked_at_one_by_one(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Only where something is wrong, the events about it."""
+    taken: list[int] = []
+    original = HistoryCheck.take
+    monkeypatch.setattr(HistoryCheck, "take", lambda self, row: (taken.append(row[0]), original(self, row))[1])
+    monkeypatch.setattr(verification, "_EVENTS_AT_ONCE", 2)
+    assert verify(path).ok
+    assert taken == []
+    tamper(path, "UPDATE payloads SET content = 'x' WHERE seq = 4")
+    assert found(verify(path)) == [("digest", 4)]
+    assert taken == [3, 4]
+
+
+@given(
+    metadata=kit.metadata(),
+    changed=st.sampled_from(
+        [lambda text: text, lambda text: text.replace(",", ", "), lambda text: text[:-1], str.upper]
+    ),
+)
+@settings(max_examples=scaled(100))
+def test_the_recorded_form_of_metadata_is_known(metadata: dict[str, Any], changed: Callable[[str], str]) -> None:
+    """It is what an append writes, and no other text of the same."""
+    text = changed(metadata_json(metadata))
+    try:
+        expected = metadata_json(json.loads(text)) == text
+    except ValueError:
+        expected = False
+    assert is_recorded_form(text) == expected
+
+
+@pytest.mark.parametrize(
+    "text", ["", "1", "[]", "null", '{"a":1,"a":1}', '{"b":1,"a":1}', '{"a":1.0e0}', '{"a":"\\u00e9"}']
+)
+def test_other_forms_of_metadata_are_known(text: str) -> None:
+    """No object, or one that is written otherwise."""
+    assert not is_recorded_form(text)
 
 
 # -- what a chain cannot show, and heads kept elsewhere -----------------------------------------------------
