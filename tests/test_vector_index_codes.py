@@ -134,7 +134,7 @@ def searched(segments: Segments, query: Any) -> Any:
     """The codes of the first segment after a search for ten rows, which is held against scoring every row."""
     rows = segments.vectors(np.arange(segments.rows))
     exact = exact_scores(segments.metric, query, rows)
-    found, _ = nearest(segments, query, 10, np.ones(len(rows), dtype=np.bool_))
+    ((found, _),) = nearest(segments, [query], 10, np.ones(len(rows), dtype=np.bool_))
     assert found.tolist() == sorted(range(len(rows)), key=lambda row: (-exact[row], row))[:10]
     return segments.parts[0].codes
 
