@@ -56,7 +56,7 @@ def _measured(result: Result, options: Options, names: tuple[str, ...]) -> Resul
             opened.enter_context(index).catch_up()
         ours, recalls = {}, {}
         for name, index in indexes.items():
-            label = _enough(name, index, right, options)
+            label = enough(name, index, right, options)
             ours[label] = _search(index, k)
             recalls[label] = right.recall(ours[label])
         for index in indexes.values():
@@ -76,7 +76,7 @@ def _search(index: VectorIndex, k: int) -> Callable[[Vectors], list[int]]:
     return lambda query: [int(hit.memory_id) for hit in index.search(query, k)]
 
 
-def _enough(name: str, index: VectorIndex, right: Truth, options: Options) -> str:
+def enough(name: str, index: VectorIndex, right: Truth, options: Options) -> str:
     """Have an index make the least effort that gives the wanted recall, as peers do; say which."""
     for effort in _EFFORTS:
         index.effort = effort

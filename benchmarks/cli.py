@@ -65,7 +65,8 @@ def parsed(arguments: Sequence[str]) -> argparse.Namespace:
     )
     commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
     for name, command in COMMANDS.items():
-        _benchmark(commands.add_parser(name, help=command.help, description=command.help), command.rows)
+        text = command.help.replace("%", "%%")  # argparse takes a help, and not a description, for a format
+        _benchmark(commands.add_parser(name, help=text, description=command.help), command.rows)
     every = commands.add_parser("all", help="all of them, each at its own size unless --rows is given")
     _benchmark(every, None)
     every.add_argument("--but", nargs="+", default=[], choices=sorted(COMMANDS), help="leave these out")

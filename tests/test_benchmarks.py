@@ -19,7 +19,7 @@ import numpy as np
 import pytest
 
 from benchmarks import history, ingest, measure, sizes
-from benchmarks.approximate import cheapest
+from benchmarks.approximate import cheapest, enough
 from benchmarks.check import WrongAnswer, truth
 from benchmarks.cli import COMMANDS, main
 from benchmarks.data import DATA_VARIABLE, Data
@@ -209,6 +209,26 @@ def test_a_kind_that_is_not_there_yet_is_refused(tmp_path: Path) -> None:
 
 
 # Checking
+
+
+def test_help_names_every_command(capsys: pytest.CaptureFixture[str]) -> None:
+    """Of all of them, and of each."""
+    for asked in ([], ["filtered"]):
+        with pytest.raises(SystemExit) as ended:
+            main([*asked, "--help"])
+        assert ended.value.code == 0
+    printed = capsys.readouterr().out
+    assert all(re.search(rf"^ +{name}\b", printed, re.MULTILINE) for name in COMMANDS)
+    assert " ".join(printed.split()).count("search among 1, 10, 50 %, against raw FAISS") == 2
+
+
+def test_an_index_makes_as_much_effort_as_is_asked_of_its_peers() -> None:
+    """The least that gives the recall; the most there is where none does. Only another than the usual is named."""
+    index = SimpleNamespace(effort=1.0)
+    right = SimpleNamespace(recall=lambda search: min(1.0, 0.5 + index.effort / 8))
+    for wanted, label, effort in ((0.6, "asof", 1.0), (0.8, "asof at effort 3", 3.0), (2.0, "asof at effort 12", 12.0)):
+        assert enough("asof", index, right, options(recall=wanted)) == label  # type: ignore[arg-type]
+        assert index.effort == effort
 
 
 def test_an_exact_answer_may_differ_among_equals_only() -> None:

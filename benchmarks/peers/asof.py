@@ -20,17 +20,18 @@ def kinds() -> bool:
     return "kind" in inspect.signature(VectorIndex).parameters
 
 
-def open_index(store: EventStore, directory: Path | None = None, kind: str = "flat") -> VectorIndex:
+def open_index(store: EventStore, directory: Path | None = None, kind: str = "flat", **more: Any) -> VectorIndex:
     """An index by inner product: vectors have unit length, and so does the floor search them.
 
-    `ValueError` for another kind than "flat" where `VectorIndex` has no such parameter.
+    `more` is for `VectorIndex` as it is. `ValueError` for another kind than "flat" where `VectorIndex` has no such
+    parameter.
     """
     make: Callable[..., VectorIndex] = VectorIndex
     if kinds():
-        return make(store, metric="ip", directory=directory, kind=kind)
+        return make(store, metric="ip", directory=directory, kind=kind, **more)
     if kind not in ("flat", "auto"):
         raise ValueError(f"VectorIndex has no parameter kind: {kind} is not there yet")
-    return make(store, metric="ip", directory=directory)
+    return make(store, metric="ip", directory=directory, **more)
 
 
 class Asof(Peer):
