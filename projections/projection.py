@@ -57,12 +57,20 @@ def project(
         InvalidOperation: the projection is ahead of the history, so it belongs to another.
     """
     target = store.position_at(upto)
-    start = at = projection.position
+    at = projection.position
     if at > target and at > (head := store.position):
         raise InvalidOperation(
             f"projection {projection.name!r} is at position {at} and the history ends at {head}: "
             "it belongs to another history; reset it"
         )
+    return advance(projection, store, target, progress, events_at_once)
+
+
+def advance(
+    projection: Projection, store: EventStore, target: int, progress: Progress | None, events_at_once: int
+) -> int:
+    """Bring a projection to a position that the history is known to have; see `project`."""
+    start = at = projection.position
     while at < target:
         upper = min(target, at + events_at_once)
         projection.apply(store.event_range(at, upper))

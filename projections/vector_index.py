@@ -39,7 +39,7 @@ from projections.columns import columns_of
 from projections.content import Content
 from projections.hits import Hits
 from projections.locks import SharedLock
-from projections.projection import Progress, project
+from projections.projection import Progress, advance
 from projections.scoring import Metric, check_metric
 from projections.segments import SEGMENT_ROWS, Mask
 from projections.snapshot import move_to_files, newest_good, write_snapshot
@@ -189,7 +189,9 @@ class VectorIndex:
         `progress` is called with events taken and to be taken.
         """
         self._check_open()
-        target = self._store.position_at(upto)
+        return self._catch_up(self._store.position_at(upto), progress)
+
+    def _catch_up(self, target: int, progress: Progress | None = None) -> int:
         if self.position >= target:
             return self.position
         with self._catching_up:
@@ -204,7 +206,7 @@ class VectorIndex:
                         progress(before - start + done, target - start)
 
                 began = time.monotonic()
-                project(self, self._store, upto=min(target, before + at_once), progress=report, events_at_once=at_once)
+                advance(self, self._store, min(target, before + at_once), report, at_once)
                 self._unsaved.seconds += time.monotonic() - began
                 if self._unsaved.due(self.position, event_bytes, self._past_memory):
                     self._checkpoint_if_possible()
@@ -372,7 +374,7 @@ class VectorIndex:
         """
         while True:
             if self.position < position:
-                self.catch_up(position)
+                self._catch_up(position)
             if with_metadata:
                 self._index_metadata()
             with self._lock.shared():
