@@ -24,7 +24,7 @@ Numbers = npt.NDArray[np.uint32]
 
 _REMEMBERED_TEXTS = 4096
 # What a condition matched among the rows before a multiple of this is remembered: it never changes.
-_REMEMBERED_ROWS = 4096
+_REMEMBERED_ROWS = 512
 _REMEMBERED_BITMAPS = 256
 _HEADER = struct.Struct("<I")
 
