@@ -17,6 +17,7 @@ __all__ = [
     "COMPARE_INDEXES",
     "CURRENT_POSITION",
     "DIMENSION",
+    "HASH_AT",
     "HEAD",
     "HEADERS",
     "HEADER_RANGE",
@@ -74,6 +75,8 @@ DIMENSION = (
     "SELECT (SELECT value FROM settings WHERE key = 'dimension'),"
     " (SELECT length(embedding) FROM payloads WHERE seq = 1)"
 )
+
+HASH_AT = "SELECT hash FROM events WHERE seq = ?"
 
 COMPARE_INDEXES = "PRAGMA integrity_check(events)"
 

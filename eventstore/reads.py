@@ -1,9 +1,10 @@
 """Reads of the history. Positions are resolved first; what lies at or before one never changes.
 
 So a read is a series of short queries and needs no transaction held open: a page read later belongs to the same
-past. Every row that goes into an answer is checked as it is read; see `CheckedRows`. What is selected by anything but
-its position is another matter: there damage could leave something out, a memory's last version above all. So before
-the first such read the whole history is gone through; see `Reader._require_whole`.
+past. Every row is checked as it is read; see `CheckedRows`. (The states of memories that were read lately are kept, and
+not read again.) What is selected by anything but its position is another matter: there damage could leave something
+out, a memory's last version above all. So before the first such read the whole history is gone through; see
+`Reader._require_whole`.
 """
 
 from __future__ import annotations
@@ -16,7 +17,7 @@ import numpy as np
 
 from eventstore.checked import CheckedRows, chunks, require_counted
 from eventstore.connections import Connections
-from eventstore.errors import CorruptHistory
+from eventstore.errors import CorruptHistory, StorageError
 from eventstore.events import (
     Event,
     EventRow,
@@ -29,7 +30,7 @@ from eventstore.events import (
 )
 from eventstore.hashing import GENESIS
 from eventstore.instants import from_microseconds
-from eventstore.queries import COMPARE_INDEXES, CURRENT_POSITION, HEAD, POSITION_AT, EventSelection
+from eventstore.queries import COMPARE_INDEXES, CURRENT_POSITION, HASH_AT, HEAD, POSITION_AT, EventSelection
 from eventstore.ranges import CheckedRanges, EventColumns
 from eventstore.recent import RecentRows
 from eventstore.states import LateStates, State
@@ -67,8 +68,25 @@ class Reader:
             if head[0]:
                 last = self._rows.headers([head[0]])[head[0]]
                 head = (last.seq, last.recorded_at, last.hash)
+            self._require_same_history(head)
             self._checked_head = head
         return head
+
+    def _require_same_history(self, head: tuple[int, int | None, bytes]) -> None:
+        """Refuse a file whose events up to the last head that was seen are others: what is known of those is wrong.
+
+        So it is where a file that is read without locks was replaced; see `Connections.fetch`.
+        """
+        if self._checked_head is None or not self._checked_head[0]:
+            return
+        position, _, known = self._checked_head
+        rows = [(head[2],)] if head[0] == position else self._connections.fetch(HASH_AT, (position,))
+        if rows != [(known,)]:
+            raise StorageError(
+                f"{self._connections.path} no longer holds the events up to position {position} that it held: "
+                "they were changed, or another file or an older copy has taken its place; "
+                "run `replay verify`, or open the store again"
+            )
 
     def hash_at(self, position: int) -> str | None:
         """The chain's hash at a position, hexadecimal; None beyond the head."""

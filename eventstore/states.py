@@ -5,6 +5,7 @@ from __future__ import annotations
 import threading
 from dataclasses import dataclass
 from datetime import datetime
+from sys import getsizeof
 
 from eventstore.events import Memory, metadata_of
 
@@ -65,7 +66,8 @@ class LateStates:
 
     def put(self, state: State) -> None:
         """Keep a state, if it is not as large as all that there is room for."""
-        size = _OVERHEAD + len(state.content) + len(state.metadata) + len(state.memory_id)
+        # Not their lengths: one character past Latin-1 makes all of a text take two or four bytes each.
+        size = _OVERHEAD + sum(map(getsizeof, (state.content, state.metadata, state.memory_id)))
         with self._lock:
             if size <= self._most and state.position not in self._new:
                 if self._bytes + size > self._most:

@@ -73,11 +73,14 @@ class Content:
             return columns.embeddings
         vectors = np.empty((len(held_by), columns.embeddings.shape[1]), dtype=np.float32)
         indexed = held_by <= self.position
-        at = np.searchsorted(columns.embedding_at, held_by[~indexed])
+        fresh = held_by[~indexed]
+        at = np.searchsorted(columns.embedding_at, fresh)
+        found = np.isin(fresh, columns.embedding_at).all() and (held_by <= columns.seqs[~columns.is_delete]).all()
+        if not found or (indexed.any() and self.segments is None):
+            raise CorruptHistory("an event points at an embedding that is not there: run `replay verify`")
         vectors[~indexed] = columns.embeddings[at]
         if indexed.any():
-            if self.segments is None:
-                raise CorruptHistory("an event points at an embedding that is not there: run `replay verify`")
+            assert self.segments is not None
             vectors[indexed] = self.segments.vectors(self.table.rows_of(held_by[indexed]))
         return vectors
 

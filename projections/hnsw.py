@@ -106,6 +106,8 @@ class Graph:
         Raises:
             ValueError: it is no graph of these segments.
         """
+        if len(taken) != len(coded) or not taken:
+            raise ValueError(f"it is a graph of {sum(taken)} of {len(coded)} segments")
         limits = faiss.get_deserialization_loop_limit(), faiss.get_deserialization_vector_byte_limit()
         try:
             # No part of it is longer than the whole.
@@ -124,7 +126,6 @@ class Graph:
             not isinstance(index, faiss.IndexHNSWSQ)
             or (index.d, index.metric_type, index.ntotal) != (like.d, like.metric_type, rows)
             or index.hnsw.nb_neighbors(1) != _NEIGHBOURS
-            or len(taken) != len(coded)
         ):
             raise ValueError(f"it is no graph of {rows} rows of dimension {like.d}")
         index.hnsw.efConstruction = _BREADTH_OF_ADDING

@@ -45,6 +45,8 @@ class RowTable:
         died = grown(self._died, start, len(new)).view(np.uint32)
         born[start:end] = new
         died[start:end] = NEVER
+        if (prev_seqs >= seqs).any():
+            raise CorruptHistory("an event of the history follows itself or one after it: run `replay verify`")
         linked = prev_seqs > 0
         at, ends = np.empty(0, dtype=np.int64), np.empty(0, dtype=np.uint32)
         if linked.any():  # of new memories no event is

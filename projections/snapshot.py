@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import os
 import warnings
 from collections.abc import Callable, Sequence
@@ -26,6 +27,8 @@ __all__ = ["move_to_files", "newest_good", "write_snapshot"]
 
 # A thread costs as much as reading some of this.
 _BYTES_PER_THREAD = 2 * 2**20
+# Metadata that take more a row are not kept in a checkpoint: the history has them.
+_METADATA_BYTES = 4096
 _MOST_THREADS = 4
 
 
@@ -72,7 +75,7 @@ def _with_metadata(checkpoints: Checkpoints, content: Content, number: int, writ
     start = number * content.segment_rows
     assert content.segments is not None
     metadata = content.metadata.packed(start, content.segments.parts[number].rows)
-    if metadata is None:
+    if metadata is None or len(metadata) > _METADATA_BYTES * max(content.segments.parts[number].rows, 1):
         return written
     return written.model_copy(update={"metadata": checkpoints.write_data(f"metadata-{number:06d}", metadata)})
 
@@ -181,7 +184,7 @@ def _read(checkpoints: Checkpoints, manifest: Manifest, content: Content, memory
     content.segments = segments = Segments(metric, dimension, size)
     for number, named in enumerate(manifest.segments):
         count = min(size, rows - number * size)
-        files = _without_lost_metadata(checkpoints, named)
+        files = _without_lost_metadata(checkpoints, named, count)
         content.metadata_files.append((files.metadata, count))
         if files.vectors.size != 4 * count * dimension:
             raise Unusable(f"{files.vectors.name} does not hold {count} vectors of dimension {dimension}")
@@ -213,13 +216,15 @@ def _in_threads(work: Callable[[_Coded], Segment], coded: Sequence[_Coded]) -> l
         return list(pool.map(work, coded))
 
 
-def _without_lost_metadata(checkpoints: Checkpoints, files: SegmentFiles) -> SegmentFiles:
+def _without_lost_metadata(checkpoints: Checkpoints, files: SegmentFiles, rows: int) -> SegmentFiles:
     """The files, but for metadata that are not there as they should be: the history has them.
 
     What they hold is read when a filter asks for it. Until then a later checkpoint names them again as they are.
     """
     if files.metadata is not None:
         try:
+            if files.metadata.size > _METADATA_BYTES * max(rows, 1):
+                raise Unusable(f"{files.metadata.name} is larger than any that is written")
             checkpoints.trusted(files.metadata)
         except Unusable as error:
             message = f"metadata in {checkpoints.directory} were passed over: {error}; the history fills in"
@@ -258,7 +263,9 @@ def _read_coded(checkpoints: Checkpoints, files: _Coded, segments: Segments, mem
         try:
             stored.keep_open()
         except OSError as error:
-            raise not_read(path, error) from error
+            # A process that has no descriptor left opens the file whenever it reads from it.
+            if error.errno not in (errno.EMFILE, errno.ENFILE):
+                raise not_read(path, error) from error
         return Segment.restored(metric, capacity, stored, norms, restored)
     held = HeldRows.of(_vectors(checkpoints.read_data(files.vectors), dimension))
     norms = np.concatenate([norms, quick_norms(held.all()[rows:])])

@@ -27,6 +27,10 @@ __all__ = ["lists_of", "read_structure", "write_structure"]
 
 # To be raised whenever the same rows would make another structure.
 _VERSION = 3
+# Each is twice as long as all before it.
+_MOST_BLOCKS = 40
+# The links of a row, about 150 bytes, and what stands before the rows; each more than it can be.
+_GRAPH_ROW, _GRAPH_HEAD = 1024, 2**20
 
 
 def lists_of(content: Content, number: int) -> bytes | None:
@@ -78,12 +82,18 @@ def _restored(checkpoints: Checkpoints, manifest: Manifest, content: Content) ->
     if files is None or segments is None or files.version != _VERSION or manifest.metric != content.metric:
         return False
     if isinstance(structure, InvertedLists) and (files.kind, files.first) == ("ivf", structure.first):
+        if len(files.middles) > _MOST_BLOCKS:
+            raise ValueError(f"{len(files.middles)} blocks of lists are more than there can be")
         middles = [_middles(checkpoints, file, manifest.dimension) for file in files.middles]
-        lists = [_lists(checkpoints, each.lists) for each in manifest.segments[: len(segments.coded)]]
+        rows = manifest.segment_rows
+        lists = [_lists(checkpoints, each.lists, rows) for each in manifest.segments[: len(segments.coded)]]
         structure.restore(segments.coded, middles, lists)
         return True
     # What one FAISS has written is for that FAISS to read.
     if isinstance(structure, Graph) and files.graph is not None and manifest.faiss_version == faiss.__version__:
+        rows = len(segments.coded) * manifest.segment_rows
+        if files.graph.size > rows * (manifest.dimension + _GRAPH_ROW) + _GRAPH_HEAD:
+            raise Unusable(f"{files.graph.name} is larger than a graph of {rows} rows")
         structure.restore(segments.coded, files.taken, checkpoints.read_data(files.graph))
         structure.written = files.graph
         return True
@@ -91,14 +101,19 @@ def _restored(checkpoints: Checkpoints, manifest: Manifest, content: Content) ->
 
 
 def _middles(checkpoints: Checkpoints, file: DataFile, dimension: int) -> Floats:
-    content = checkpoints.read_data(file)
-    if not content or len(content) % (8 * dimension) or len(content) > 8 * dimension * MOST_LISTS:
+    # Before anything is read: a file may be as large as its manifest says, and a manifest be forged.
+    if not file.size or file.size % (8 * dimension) or file.size > 8 * dimension * MOST_LISTS:
         raise Unusable(f"{file.name} does not hold centroids of dimension {dimension}")
+    content = checkpoints.read_data(file)
     middles = np.frombuffer(content, dtype="<f8").reshape(-1, dimension).copy()
     if not np.isfinite(middles).all():
         raise Unusable(f"{file.name} holds centroids that are not finite")
     return middles
 
 
-def _lists(checkpoints: Checkpoints, file: DataFile | None) -> ListNumbers | None:
-    return None if file is None else np.frombuffer(checkpoints.read_data(file), dtype="<u2").copy()
+def _lists(checkpoints: Checkpoints, file: DataFile | None, rows: int) -> ListNumbers | None:
+    if file is None:
+        return None
+    if file.size != 2 * rows:
+        raise Unusable(f"{file.name} does not hold the lists of {rows} rows")
+    return np.frombuffer(checkpoints.read_data(file), dtype="<u2").copy()

@@ -17,6 +17,11 @@ from eventstore import Vector
 from eventstore.versions import grown
 from projections.checkpoints import NO_LINK
 
+try:
+    import resource
+except ImportError:  # Windows, where none stays open
+    resource = None  # type: ignore[assignment]
+
 __all__ = ["Damaged", "Digests", "HeldRows", "Rows", "StoredRows", "VectorMemory", "digests_of"]
 
 Rows = npt.NDArray[np.int64]
@@ -34,6 +39,12 @@ _ROWS_AT_ONCE = 64
 _MOST_OPEN = 128
 # Windows has none, and removes no file that is open: there files are opened for each reading.
 _STAYS_OPEN = hasattr(os, "pread")
+
+
+def _most_open() -> int:
+    """How many files an index may keep open: no more than an eighth of what the process may."""
+    limit = -1 if resource is None else resource.getrlimit(resource.RLIMIT_NOFILE)[0]
+    return _MOST_OPEN if limit < 0 else min(_MOST_OPEN, limit // 8)
 
 
 class Damaged(Exception):
@@ -157,7 +168,7 @@ class VectorMemory:
     def may_stay_open(self, file: _File) -> bool:
         """Whether a file that was opened may stay so: a process has not many descriptors."""
         with self._lock:
-            if len(self._open) < _MOST_OPEN:
+            if len(self._open) < _most_open():
                 self._open.add(file)
             return file in self._open
 

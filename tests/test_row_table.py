@@ -57,7 +57,7 @@ def test_a_row_lives_until_the_event_that_follows_it(cut: int) -> None:
 def test_links_that_cannot_be_are_refused(events: tuple[tuple[int, int, bool], ...]) -> None:
     """And the table stays as it was."""
     found = table(*GOOD)
-    with pytest.raises(CorruptHistory, match="follow the same one"):
+    with pytest.raises(CorruptHistory, match=r"follow the same one|follows itself or one after"):
         extend(found, *events)
     assert found.rows == 4
     assert found.died.tolist() == [2, 4, 0xFFFFFFFF, 0xFFFFFFFF]
@@ -86,3 +86,35 @@ def test_a_memory_with_two_states_is_an_error(tmp_path: Path) -> None:
     tamper(path, "PRAGMA ignore_check_constraints = ON", "UPDATE events SET prev_seq = NULL WHERE seq = 2", reseal=True)
     with told([], path) as store, pytest.raises(CorruptHistory, match="two states"):
         state(store)
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        "embedding_seq = 3 WHERE seq = 4",  # a DELETE
+        "embedding_seq = 5 WHERE seq = 4",  # a later event
+        "embedding_seq = 900 WHERE seq = 6",  # beyond the head
+        "embedding_seq = -1 WHERE seq = 4",
+        "embedding_seq = 2 WHERE seq = 1",
+        "prev_seq = 4294967297 WHERE seq = 4",  # 1, to who keeps 32 bits of it
+        "prev_seq = 6 WHERE seq = 4",
+    ],
+)
+def test_links_that_no_append_gives_are_an_error_to_an_index(tmp_path: Path, change: str) -> None:
+    """Where they were changed and the chain computed anew, no other vector is searched in place of the right one."""
+    from eventstore import Add, Delete, EventStore, Update
+    from projections import VectorIndex
+
+    path = tmp_path / "a.db"
+    appends = [
+        [Add(memory_id="a", content="a", vector=[1, 0]), Add(memory_id="b", content="b", vector=[0, 1])],
+        [Delete(memory_id="b")],
+        [Update(memory_id="a", content="a2", vector=[-1, 0]), Add(memory_id="c", content="c", vector=[2, 1])],
+        [Update(memory_id="c", metadata={"x": 1})],
+    ]
+    with EventStore(path) as store:
+        for append in appends:
+            store.append(append)
+    tamper(path, f"UPDATE events SET {change}", reseal=True)
+    with EventStore(path) as store, pytest.raises(CorruptHistory, match=r"run `replay verify`"):
+        VectorIndex(store).search([1.0, 0.0], 5)

@@ -36,6 +36,14 @@ def test_memory_is_bounded() -> None:
     assert late.get(1000) is None
 
 
+def test_memory_is_bounded_for_any_text() -> None:
+    """One character past the others makes all of a text take four times as much."""
+    late = LateStates(400_000)
+    for position in range(1, 1000):
+        late.put(State(f"m{position}", "x" * 1000 + "\U0001f9ea", "{}", 1, position, _NOW, None, None, None))
+    assert len([position for position in range(1, 1000) if late.get(position)]) <= 400_000 // 4000
+
+
 def test_a_caller_cannot_change_what_the_next_one_gets() -> None:
     """The metadata of a memory is the caller's own dict, also where the memory comes from what was kept."""
     with EventStore(":memory:", allow_zero_vectors=True) as store:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import shutil
 import sqlite3
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -162,6 +163,46 @@ def test_a_file_that_was_taken_away_is_said_and_found_again(path: Path) -> None:
                 store.head  # noqa: B018
         path.with_name("away.db").rename(path)
         assert texts(store) == ["text 0"]
+
+
+def _replaced(path: Path, made: Path) -> None:
+    copy = path.with_name("copy.db")
+    shutil.copy(made, copy)
+    copy.replace(path)
+
+
+def test_another_history_in_the_files_place_is_refused(path: Path, tmp_path: Path) -> None:
+    """Nothing that is known of the old one is said of the new one; the old one is read again when it is back."""
+    with writing(path) as other:
+        other.add("text 1", vector=vector(), memory_id="one")
+    shutil.copy(path, tmp_path / "old.db")
+    with writing(tmp_path / "new.db") as other:
+        for number in range(3):
+            other.add(f"another {number}", vector=vector(), memory_id="one" if number == 1 else None)
+    with EventStore(path) as store:
+        memory = store.get("one")
+        assert memory is not None
+        assert memory.content == "text 1"
+        _replaced(path, tmp_path / "new.db")
+        for read in (lambda: store.head, lambda: store.get("one"), store.memories, lambda: texts(store), store.count):
+            with pytest.raises(StorageError, match="up to position 2 that it held: they were changed, or another file"):
+                read()
+        _replaced(path, tmp_path / "old.db")
+        assert store.get("one") == memory
+    with EventStore(path) as store:
+        assert texts(store) == ["text 0", "text 1"]
+
+
+def test_an_older_copy_in_the_files_place_is_refused(path: Path, tmp_path: Path) -> None:
+    """What was read from the newer one may have been acted on."""
+    shutil.copy(path, tmp_path / "old.db")
+    with writing(path) as other:
+        other.add("text 1", vector=vector())
+    with EventStore(path) as store:
+        assert store.position == 2
+        _replaced(path, tmp_path / "old.db")
+        with pytest.raises(StorageError, match="an older copy"):
+            store.count()
 
 
 def test_it_closes(path: Path) -> None:

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import warnings
 import weakref
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -181,6 +183,36 @@ def test_only_so_many_files_stay_open(store: EventStore, expected: Any, monkeypa
     index = open_index(store)
     assert answers(index) == expected
     assert [rows._file is not None for rows in stored_rows(index)].count(True) == 2
+
+
+def test_an_index_keeps_an_eighth_of_the_descriptors_at_most(
+    store: EventStore, expected: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Where a process may have few; where it may have any number, as many as an index keeps."""
+    for limit, kept in ((16, 2), (7, 0), (-1, 3), (1024, 3)):
+        limits = SimpleNamespace(getrlimit=lambda which, limit=limit: (limit, limit), RLIMIT_NOFILE=7)
+        monkeypatch.setattr(vectors_module, "resource", limits)
+        index = open_index(store)
+        assert answers(index) == expected
+        assert [rows._file is not None for rows in stored_rows(index)].count(True) == kept
+
+
+def test_a_process_without_descriptors_uses_its_checkpoint_all_the_same(
+    store: EventStore, expected: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Files that cannot be kept open are opened when they are read."""
+    open_file = vectors_module._File.__init__
+
+    def refused(self: Any, path: Path) -> None:
+        raise OSError(errno.EMFILE, "Too many open files")
+
+    monkeypatch.setattr(vectors_module._File, "__init__", refused)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        index = open_index(store)
+    assert index.position == store.position
+    monkeypatch.setattr(vectors_module._File, "__init__", open_file)
+    assert answers(index) == expected
 
 
 def test_a_file_that_cannot_be_opened_makes_a_checkpoint_unusable(

@@ -28,7 +28,7 @@ from eventstore import (
     InvalidVector,
 )
 from projections import VectorIndex
-from projections.testing import score_of
+from projections.testing import brute_force_search, score_of
 from tests.profiles import scaled
 
 
@@ -126,6 +126,10 @@ def test_many_queries_get_what_each_would_get_by_itself(metric: Any, monkeypatch
                 found = index.search_many(queries, k, **asked)
                 assert found == [index.search(query, k, **asked) for query in queries]
                 assert {hits.exact for hits in found} == {True}
+            asked = {name: value for name, value in asked.items() if name != "min_score"}
+            for query, hits in zip(queries, index.search_many(queries, 10, **asked), strict=True):
+                expected = brute_force_search(store, query, 10, metric=metric, **asked)
+                assert [(hit.memory_id, hit.score, hit.position) for hit in hits] == expected
 
 
 @pytest.mark.parametrize(

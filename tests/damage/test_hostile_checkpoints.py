@@ -9,6 +9,7 @@ from hashlib import sha256
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import orjson
 import pytest
 
@@ -171,6 +172,64 @@ def open_sparse(directory: Path) -> str:
             assert answers(subject.work) == subject.answers
         shutil.rmtree(index_directory(subject.work))
     return "sound"
+
+
+@pytest.mark.parametrize("kind", ["ivf", "hnsw"])
+def test_a_sparse_file_of_an_approximate_index(tmp_path: Path, kind: str) -> None:
+    """Nor do lists, centroids, graphs and metadata that say that they are as large as that."""
+    assert run_noting(open_sparse_structure, tmp_path, kind) == "sound"
+
+
+def open_sparse_structure(directory: Path, kind: Any) -> str:
+    """In the lab."""
+    vectors = np.random.default_rng(3).normal(size=(400, 4)).astype(np.float32)
+    good, bad = directory / "good", directory / "bad"
+    with EventStore(directory / "a.db") as store:
+        store.add_many([""] * 400, vectors=vectors, metadatas=[{"n": n % 3} for n in range(400)])
+
+        def opened(place: Path) -> VectorIndex:
+            return VectorIndex(store, kind=kind, segment_rows=SEGMENT_ROWS, directory=place)
+
+        def same(again: VectorIndex) -> None:
+            assert again.position == store.position
+            assert again.search(vectors[0], 5, filter={"n": 1}) == expected
+
+        index = opened(good)
+        expected = index.search(vectors[0], 5, filter={"n": 1})
+        index.checkpoint()
+        (path,) = good.glob("generation-*.json")
+        for key in ("metadata", "lists", "middles") if kind == "ivf" else ("metadata", "graph"):
+            shutil.copytree(good, bad)
+            fields = orjson.loads(path.read_bytes())
+            holder = fields["segments"][0] if key in ("metadata", "lists") else fields["structure"]
+            file = holder[key][0] if key == "middles" else holder[key]
+            file["size"] = 2**40
+            (bad / path.name).write_bytes(_sealed(fields))
+            os.truncate(bad / file["name"], 2**40)
+            with deadline(), limited_memory(200), pytest.warns(CheckpointWarning, match="passed over"):
+                same(opened(bad))
+            shutil.rmtree(bad)
+    return "sound"
+
+
+def test_a_graph_of_no_segment_is_passed_over(tmp_path: Path) -> None:
+    """Whoever names one in a checkpoint whose segments are not full."""
+    vectors = np.random.default_rng(3).normal(size=(400, 4)).astype(np.float32)
+    with EventStore(tmp_path / "a.db") as store:
+        store.add_many([""] * 400, vectors=vectors)
+        for place, upto in (("some", 400), ("none", SEGMENT_ROWS - 1)):
+            index = VectorIndex(store, kind="hnsw", segment_rows=SEGMENT_ROWS, directory=tmp_path / place)
+            index.catch_up(upto)
+            index.checkpoint()
+        (some,), (none,) = (list((tmp_path / place).glob("generation-*.json")) for place in ("some", "none"))
+        structure = orjson.loads(some.read_bytes())["structure"]
+        shutil.copy(tmp_path / "some" / structure["graph"]["name"], tmp_path / "none")
+        fields = {**orjson.loads(none.read_bytes()), "structure": {**structure, "taken": []}}
+        none.write_bytes(_sealed(fields))
+        with pytest.warns(CheckpointWarning, match="is larger than a graph of 0 rows|a graph of 0 of 0 segments"):
+            index = VectorIndex(store, kind="hnsw", segment_rows=SEGMENT_ROWS, directory=tmp_path / "none")
+        assert index.position == SEGMENT_ROWS - 1
+        assert len(index.search(vectors[0], 5)) == 5
 
 
 def test_only_files_of_its_own_are_removed(tmp_path: Path) -> None:
