@@ -14,7 +14,7 @@ import numpy as np
 import numpy.typing as npt
 
 from eventstore import Vector
-from projections.scoring import Floats, Query, Scored, exact_scores
+from projections.scoring import Floats, Query, Scored, exact_scores, quick_scores
 from projections.segments import Mask, Rows, Segments
 
 __all__ = ["nearest", "nearest_beside"]
@@ -23,6 +23,9 @@ __all__ = ["nearest", "nearest_beside"]
 _SPARE = 48
 # So few rows are scored at once: going through codes would cost more.
 _FEW = 64
+# Of so many, if they are no more than such a share of all, the vectors are gone through, where they are in memory.
+_SOME = 4096
+_SPARSE = 0.125
 _ROWS_AT_ONCE = 4096
 _QUERIES_AT_ONCE = 64
 _FOUND_AT_ONCE = 2**20
@@ -75,6 +78,7 @@ class _Chosen:
                 if count:
                     self.parts[number] = _mask_of(some, segments.parts[number].rows, count), count
         self.count = sum(count for _, count in self.parts.values())
+        self.rows_there = sum(segments.parts[number].rows for number in self.parts)
 
     def rows(self) -> Rows:
         """All of them."""
@@ -92,12 +96,20 @@ def _mask_of(selected: Mask, rows: int, count: int) -> Mask | None:
 
 def _decide(contests: Sequence[_Contest], chosen: _Chosen) -> None:
     """Score what can be among the best of each of several contests over the same rows."""
+    segments, queries = contests[0].segments, [contest.query for contest in contests]
     if chosen.count <= max(contests[0].k, _FEW):
         rows = chosen.rows()
         for contest in contests:
             contest.score(rows)
         return
-    segments, queries = contests[0].segments, [contest.query for contest in contests]
+    if chosen.count <= min(_SOME, _SPARSE * chosen.rows_there) and segments.in_memory:
+        # One product over all of them costs less than going through the codes of every part.
+        rows = chosen.rows()
+        vectors, norms = segments.vectors(rows), segments.norms(rows)
+        for contest in contests:
+            ends = quick_scores(segments.metric, contest.query, vectors, norms)
+            _compete(contest, {0: Scored(rows, *ends, -math.inf)}, chosen)
+        return
     most = contests[0].k + _SPARE
     # A part for all queries, then the next: it stays in the processor's cache, and FAISS takes the threads it may.
     found = {n: segments.parts[n].search(queries, most, mask, count) for n, (mask, count) in chosen.parts.items()}

@@ -8,7 +8,7 @@ and the newest rows, too few yet to be coded, as they are.
 from __future__ import annotations
 
 import threading
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 
 import numpy as np
 
@@ -169,13 +169,30 @@ class Segments:
         """The codes of the full segments: a function of their rows alone."""
         return [part.codes for part in self.parts if part.full]
 
+    @property
+    def in_memory(self) -> bool:
+        """Whether all vectors are."""
+        return all(part.vectors.in_memory for part in self.parts)
+
+    def norms(self, rows: Rows) -> Floats:
+        """Norms of rows, good for bounds."""
+        found = np.empty(len(rows), dtype=np.float64)
+        for part, where, local in self._of_parts(rows):
+            found[where] = part.norms[local]
+        return found
+
     def vectors(self, rows: Rows) -> Vector:
         """The recorded vectors of rows, shape `(len(rows), dimension)`."""
         if len(self.parts) == 1:
             return self.parts[0].vectors.take(rows)
         found = np.empty((len(rows), self.dimension), dtype=np.float32)
+        for part, where, local in self._of_parts(rows):
+            found[where] = part.vectors.take(local)
+        return found
+
+    def _of_parts(self, rows: Rows) -> Iterator[tuple[Segment, Rows, Rows]]:
+        """Each part that has some of the rows, their places among those asked for, and in the part."""
         numbers = rows // self.segment_rows
         for number in sorted(set(numbers.tolist())):
             where = np.flatnonzero(numbers == number)
-            found[where] = self.parts[number].vectors.take(rows[where] - number * self.segment_rows)
-        return found
+            yield self.parts[number], where, rows[where] - number * self.segment_rows

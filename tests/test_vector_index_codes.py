@@ -25,6 +25,12 @@ METRICS = ("cosine", "ip", "l2")
 SIZES = (1, 3, 16, 32)
 
 
+@pytest.fixture(autouse=True)
+def _however_few_by_their_codes(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Few rows in memory are gone through without their codes, which are what is tested here."""
+    monkeypatch.setattr("projections.nearest._SOME", 0)
+
+
 @st.composite
 def matrices(draw: st.DrawFn) -> tuple[Any, Any]:
     """A query and rows of one dimension, some with the hard cases; many rows are of a random generator's making."""
@@ -231,3 +237,53 @@ def test_an_index_of_thousands_answers_like_brute_force(metric: Any) -> None:
                 expected = brute_force_search(store, query, 10, metric=metric, filter=filter, as_of=as_of)
                 hits = index.search(query, 10, filter=filter, as_of=as_of)
                 assert [(hit.position, hit.score) for hit in hits] == [(one.position, one.score) for one in expected]
+
+
+@pytest.mark.parametrize("metric", METRICS)
+def test_few_of_many_rows_are_gone_through_as_they_are_where_they_are_in_memory(
+    metric: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """And by their codes where they are not; either way the answer is that of scoring each."""
+    monkeypatch.setattr("projections.nearest._SOME", 4096)
+    asked: list[int] = []
+    search = Codes.search
+    monkeypatch.setattr(Codes, "search", lambda self, *given: (asked.append(self.rows), search(self, *given))[1])
+    rng = np.random.default_rng(11)
+    rows, queries = rng.normal(size=(2600, 16)).astype(np.float32), rng.normal(size=(4, 16)).astype(np.float32)
+    segments = Segments(metric, 16, 512)
+    segments.add(rows)
+    for share, by_codes in ((0.1, False), (0.2, True)):
+        selected = rng.random(2600) < share
+        some = np.flatnonzero(selected)
+        for in_memory in (True, False):
+            monkeypatch.setattr(Segments, "in_memory", in_memory)
+            asked.clear()
+            found = list(nearest(segments, list(queries), 10, selected))
+            assert bool(asked) == (by_codes or not in_memory)
+            for query, (nearest_rows, scores) in zip(queries, found, strict=True):
+                exact = exact_scores(metric, query, rows[some])
+                best = np.lexsort((some, -exact))[:10]
+                assert nearest_rows.tolist() == some[best].tolist()
+                assert scores.tolist() == exact[best].tolist()
+
+
+@pytest.mark.parametrize("metric", METRICS)
+@pytest.mark.parametrize("nearest_pass", [True, False])
+def test_where_most_rows_pass_the_others_are_dropped_afterwards(metric: Any, nearest_pass: bool) -> None:
+    """Also where those that do not pass are the nearest: then each is asked about."""
+    rng = np.random.default_rng(12)
+    rows = rng.normal(size=(1000, 16)).astype(np.float32)
+    query = rng.normal(size=16).astype(np.float32)
+    order = np.argsort(-exact_scores(metric, query, rows))
+    selected = np.ones(1000, dtype=np.bool_)
+    selected[order[-400:] if nearest_pass else order[:400]] = False
+    codes = Codes.of(metric, rows, quick_norms(rows))
+    (found,) = codes.search([Query(metric, query)], 20, selected, 600)
+    assert selected[found.rows].all()
+    assert len(found.rows) >= 20
+    left_out = selected.copy()
+    left_out[found.rows] = False
+    assert (exact_scores(metric, query, rows[left_out]) <= found.rest).all()
+    exact = exact_scores(metric, query, rows[found.rows])
+    assert (found.lower <= exact).all()
+    assert (exact <= found.upper).all()
