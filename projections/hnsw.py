@@ -146,14 +146,13 @@ class Graph:
         asked = self._asked(query.wide)
         if asked is None:
             return None
-        chosen = selected.reshape(-1, size)[parts].ravel()
-        share = np.count_nonzero(chosen) / len(chosen)
-        breadth = _BREADTH * math.sqrt(max(1.0, len(chosen) / _BREADTH_ROWS))
-        parameters = faiss.SearchParametersHNSW(
-            # Few of those in view are selected.
-            efSearch=max(most, math.ceil(effort * breadth / share)),
-            sel=None if share == 1 else faiss.IDSelectorBitmap(np.packbits(chosen, bitorder="little")),
-        )
+        count, selector = len(parts) * size, None
+        breadth = effort * _BREADTH * math.sqrt(max(1.0, count / _BREADTH_ROWS))
+        if not selected.all():
+            chosen = selected.reshape(-1, size)[parts].ravel()
+            breadth *= count / np.count_nonzero(chosen)  # few of those in view are selected
+            selector = faiss.IDSelectorBitmap(np.packbits(chosen, bitorder="little"))
+        parameters = faiss.SearchParametersHNSW(efSearch=max(most, math.ceil(breadth)), sel=selector)
         _, found = self._index.search(asked[None, :], most, params=parameters)
         ids = found[0][found[0] >= 0].astype(np.int64)
         rows: Rows = parts[ids // size] * size + ids % size

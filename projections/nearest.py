@@ -56,7 +56,7 @@ def nearest_beside(
     The candidates are rows of segments that are.
     """
     contest = _Contest(segments, query, k)
-    contest.score(candidates)
+    contest.score_best(candidates)
     _decide([contest], _Chosen(segments, selected, passed_over))
     return contest.best()
 
@@ -154,15 +154,29 @@ class _Contest:
 
     def score(self, rows: Rows) -> None:
         """Score rows that are not scored yet."""
-        asked = self.query
         for start in range(0, len(rows), _ROWS_AT_ONCE):
             some = rows[start : start + _ROWS_AT_ONCE]
-            scores = exact_scores(self.segments.metric, asked.recorded, self.segments.vectors(some), asked.length)
-            self.rows = np.concatenate([self.rows, some])
-            self._scores = np.concatenate([self._scores, scores])
-        if len(rows) and len(self._scores) >= self.k:
+            self._take(some, self.segments.vectors(some))
+
+    def _take(self, rows: Rows, vectors: Vector) -> None:
+        asked = self.query
+        scores = exact_scores(self.segments.metric, asked.recorded, vectors, asked.length)
+        self.rows = np.concatenate([self.rows, rows])
+        self._scores = np.concatenate([self._scores, scores])
+        if len(self._scores) >= self.k:
             place = len(self._scores) - self.k
             self.least = float(np.partition(self._scores, place)[place])
+
+    def score_best(self, rows: Rows) -> None:
+        """Score those rows that can be among the `k` best of these: one product in float32 tells nearly all apart."""
+        if not len(rows):
+            return
+        vectors, norms = self.segments.vectors(rows), self.segments.norms(rows)
+        if len(rows) > self.k:
+            lower, upper = quick_scores(self.segments.metric, self.query, vectors, norms)
+            likely = upper >= np.partition(lower, len(rows) - self.k)[len(rows) - self.k]
+            rows, vectors = rows[likely], vectors[likely]
+        self._take(rows, vectors)
 
     def best(self) -> tuple[Rows, Floats]:
         """The `k` best, equal scores in the order of rows."""
