@@ -63,7 +63,8 @@ class _Column:
 
     def between(self, start: int, stop: int) -> Numbers:
         """The rows in `[start, stop)` that have the key, and the numbers of their values."""
-        first, last = np.searchsorted(self._table[: self._used, 0], (start, stop))
+        # Looked for as what they are: for another type numpy would make a copy of all rows first.
+        first, last = np.searchsorted(self._table[: self._used, 0], np.array((start, stop), dtype=np.uint32))
         return self._table[first:last]
 
     def matching(self, condition: Condition, start: int, stop: int) -> Mask:
