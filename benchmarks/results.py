@@ -143,7 +143,7 @@ def conditions(options: Options, scratch: Path) -> dict[str, Any]:
             "processor": _processor(),
             "cores": os.cpu_count(),
             "memory_gib": round(os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 2**30, 1),
-            "system": f"{platform.system()} {platform.release()}",
+            "system": f"{platform.system()} {platform.release().partition('-')[0]}",  # what follows is the build's name
             "file_system": _file_system(scratch),
         },
         "versions": {"Python": platform.python_version(), "SQLite": sqlite3.sqlite_version, **_versions()},
