@@ -24,7 +24,7 @@ _LEVELS = 127
 _ROWS_AT_ONCE = 1024
 # New rows are coded with the scale that is there until their error grows to this many times what it was.
 _TOLERATED = 1.3
-# Such a share of the rows, selected, is nearly all of them; so many more are looked for than would do if they lay evenly.
+# Such a share of the rows is nearly all of them; so many more are looked for than would do if they lay evenly.
 _MOST_PASS = 0.9
 _WIDER = 16
 
@@ -179,7 +179,7 @@ class Codes:
         most = min(most, count)
         if selected is None or count < _MOST_PASS * self.rows:
             return self._best(queries, asked, most, selected, count)
-        # Where nearly all rows pass, going through the others too costs less than FAISS's look at each, an eighth as much.
+        # Where nearly all rows pass, going through the others too costs less than FAISS's look at each of all.
         wide = min(self.rows, math.ceil(most * self.rows / count) + _WIDER)
         found = self._best(queries, asked, wide, None, self.rows)
         for place, some in enumerate(found):
