@@ -321,6 +321,14 @@ class Checkpoints:
         finally:
             os.close(descriptor)
 
+    def name(self, file: DataFile) -> bool:
+        """Whether a generation that is there names a data file, so that it should be there too."""
+        for path in self.newest_first():
+            with contextlib.suppress(Unusable):
+                if file.name in _names_of(self.read_manifest(path)):
+                    return True
+        return False
+
     def _prune(self, written: Manifest) -> None:
         """Remove generations past the last two, the files that only they named, and parts nobody finished."""
         manifests = self.newest_first()

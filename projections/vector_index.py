@@ -416,7 +416,11 @@ class VectorIndex:
                 content.metadata.extend_packed(packed, rows)
         except (Unusable, ValueError) as error:
             content.metadata_files.clear()
-            warnings.warn(f"metadata in {self.directory} were passed over: {error}", CheckpointWarning, stacklevel=5)
+            # Another process may have removed the generation that named it, and its files.
+            if not isinstance(error.__cause__, FileNotFoundError) or self._checkpoints.name(file):
+                warnings.warn(
+                    f"metadata in {self.directory} were passed over: {error}", CheckpointWarning, stacklevel=5
+                )
 
     def _mending(self, work: Callable[[], T]) -> T:
         """Do what may read vectors from a checkpoint's files; where one is damaged the history fills in."""

@@ -529,6 +529,20 @@ def test_damaged_metadata_are_passed_over(store: EventStore, damage: str) -> Non
         assert filtered(reopened) == expected
 
 
+def test_metadata_that_another_process_has_pruned_are_no_damage(store: EventStore) -> None:
+    """They went with the generation that named them; the history fills in without a word."""
+    with open_index(store) as index:
+        expected = filtered(index)
+        index.checkpoint()
+    reopened = open_index(store)
+    assert reopened.directory is not None
+    for path in [*reopened.directory.glob("metadata-*"), *reopened.directory.glob("generation-*")]:
+        path.unlink()
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        assert filtered(reopened) == expected
+
+
 @pytest.mark.parametrize(
     "content",
     [
