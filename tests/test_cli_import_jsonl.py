@@ -13,7 +13,7 @@ from eventstore import EventStore, transfer
 from replay.cli import foreign
 from tests.cli_support import error, ok, ok_json, unchanged
 
-DATA = Path("/work/shared/data")
+DATA = Path(__file__).resolve().parents[2] / "shared" / "data"
 FOREIGN = [
     {"event": "ADD", "id": "a", "text": "one", "at": "2024-01-01T00:00:00Z", "who": "ann", "commit": "c1", "v": 0},
     {"event": "ADD", "id": "b", "text": "two", "at": "2024-01-02T00:00:00Z", "who": None, "commit": "c2", "v": 1},
