@@ -236,7 +236,7 @@ class Reader:
             states = {position: state for position in some if (state := late.get(position)) is not None}
             for state in self._states([position for position in some if position not in states]):
                 late.put(state)
-                states[state.position] = state
+                states[state.header.seq] = state
             for position in some:
                 yield states[position].memory()
 
@@ -250,17 +250,7 @@ class Reader:
             if payload.content is None or payload.metadata is None:
                 raise self._rows.damaged(header.seq, "is no state of a memory")
             added_by = headers.get(header.add_seq) or added[header.add_seq]
-            yield State(
-                memory_id=header.memory_id,
-                content=payload.content,
-                metadata=payload.metadata,
-                version=header.version,
-                position=header.seq,
-                created_at=from_microseconds(added_by.recorded_at),
-                updated_at=None if header.type == "ADD" else from_microseconds(header.recorded_at),
-                actor_id=header.actor_id,
-                role=header.role,
-            )
+            yield State(header, added_by.recorded_at, payload.content, payload.metadata)
 
     def memory_ids(self, positions: Iterable[int]) -> list[str]:
         """The memories that the events at `positions` belong to, in that order."""

@@ -50,4 +50,9 @@ class RecentRows:
 
 def _size(row: tuple[EventRow, PayloadRow]) -> int:
     payload = row[1]
-    return len(payload.content or "") + len(payload.metadata or "") + len(payload.embedding or b"")
+    return _text_size(payload.content) + _text_size(payload.metadata) + len(payload.embedding or b"")
+
+
+def _text_size(text: str | None) -> int:
+    """At least the bytes that a text takes: four for each character, where one of them is no ASCII."""
+    return 0 if text is None else len(text) if text.isascii() else 4 * len(text)

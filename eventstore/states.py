@@ -3,44 +3,38 @@
 from __future__ import annotations
 
 import threading
-from dataclasses import dataclass
-from datetime import datetime
 from sys import getsizeof
+from typing import NamedTuple
 
-from eventstore.events import Memory, metadata_of
+from eventstore.events import EventRow, Memory, metadata_of
+from eventstore.instants import from_microseconds
 
 __all__ = ["LateStates", "State"]
 
 _MOST_BYTES = 8 * 2**20
-_OVERHEAD = 400
 
 
-@dataclass(frozen=True, slots=True)
-class State:
-    """What an event left of a memory, checked; the metadata as JSON text, since each caller gets a dict of its own."""
+class State(NamedTuple):
+    """What an event left of a memory, checked: its header, when the memory was added, and its texts as recorded."""
 
-    memory_id: str
+    header: EventRow
+    added_at: int
     content: str
     metadata: str
-    version: int
-    position: int
-    created_at: datetime
-    updated_at: datetime | None
-    actor_id: str | None
-    role: str | None
 
     def memory(self) -> Memory:
-        """The memory."""
+        """The memory; its metadata are a dict of the caller's own."""
+        header = self.header
         return Memory(
-            memory_id=self.memory_id,
+            memory_id=header.memory_id,
             content=self.content,
-            metadata=metadata_of(self.metadata, self.position),
-            version=self.version,
-            position=self.position,
-            created_at=self.created_at,
-            updated_at=self.updated_at,
-            actor_id=self.actor_id,
-            role=self.role,
+            metadata=metadata_of(self.metadata, header.seq),
+            version=header.version,
+            position=header.seq,
+            created_at=from_microseconds(self.added_at),
+            updated_at=None if header.type == "ADD" else from_microseconds(header.recorded_at),
+            actor_id=header.actor_id,
+            role=header.role,
         )
 
 
@@ -66,11 +60,11 @@ class LateStates:
 
     def put(self, state: State) -> None:
         """Keep a state, if it is not as large as all that there is room for."""
-        # Not their lengths: one character past Latin-1 makes all of a text take two or four bytes each.
-        size = _OVERHEAD + sum(map(getsizeof, (state.content, state.metadata, state.memory_id)))
+        # Not the lengths of texts: one character past Latin-1 makes all of a text take two or four bytes each.
+        size = getsizeof(state.header) + sum(map(getsizeof, (*state.header, state.content, state.metadata)))
         with self._lock:
-            if size <= self._most and state.position not in self._new:
+            if size <= self._most and state.header.seq not in self._new:
                 if self._bytes + size > self._most:
                     self._old, self._new, self._bytes = self._new, {}, 0
-                self._new[state.position] = state
+                self._new[state.header.seq] = state
                 self._bytes += size

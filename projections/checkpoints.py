@@ -321,7 +321,7 @@ class Checkpoints:
         finally:
             os.close(descriptor)
 
-    def name(self, file: DataFile) -> bool:
+    def is_named(self, file: DataFile) -> bool:
         """Whether a generation that is there names a data file, so that it should be there too."""
         for path in self.newest_first():
             with contextlib.suppress(Unusable):

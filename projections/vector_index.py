@@ -417,7 +417,7 @@ class VectorIndex:
         except (Unusable, ValueError) as error:
             content.metadata_files.clear()
             # Another process may have removed the generation that named it, and its files.
-            if not isinstance(error.__cause__, FileNotFoundError) or self._checkpoints.name(file):
+            if not isinstance(error.__cause__, FileNotFoundError) or self._checkpoints.is_named(file):
                 warnings.warn(
                     f"metadata in {self.directory} were passed over: {error}", CheckpointWarning, stacklevel=5
                 )

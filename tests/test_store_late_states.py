@@ -2,37 +2,36 @@
 
 from __future__ import annotations
 
-from datetime import datetime, timezone
-
 from eventstore import EventStore
+from eventstore.events import EventRow
 from eventstore.states import LateStates, State
 
-_NOW = datetime(2026, 1, 1, tzinfo=timezone.utc)
 
-
-def _state(position: int, length: int = 0) -> State:
-    return State(f"m{position}", "x" * length, "{}", 1, position, _NOW, None, None, None)
+def _state(position: int, content: str = "") -> State:
+    context = (None,) * 7
+    row = (position, f"e{position}", f"m{position}", 1, None, position, position, "ADD", 0, *context, b"", b"")
+    return State(EventRow._make(row), 0, content, "{}")
 
 
 def test_what_is_asked_for_again_and_again_stays() -> None:
     """Of more states than there is room for, the one in use is there at the end, and the first ones are not."""
     late = LateStates(20_000)
     for position in range(1, 400):
-        late.put(_state(position, 100))
-        assert late.get(7) is None or late.get(7) == _state(7, 100)
+        late.put(_state(position, "x" * 100))
+        assert late.get(7) is None or late.get(7) == _state(7, "x" * 100)
         assert position < 7 or late.get(7) is not None
     assert late.get(1) is None
-    assert late.get(399) == _state(399, 100)
+    assert late.get(399) == _state(399, "x" * 100)
 
 
 def test_memory_is_bounded() -> None:
     """However many are put, what is kept stays below the room, and one that is larger than that is not kept."""
     late = LateStates(20_000)
     for position in range(1, 1000):
-        late.put(_state(position, 1000))
+        late.put(_state(position, "x" * 1000))
     kept = [position for position in range(1, 1000) if late.get(position)]
     assert 1 <= len(kept) <= 20
-    late.put(_state(1000, 20_000))
+    late.put(_state(1000, "x" * 20_000))
     assert late.get(1000) is None
 
 
@@ -40,7 +39,7 @@ def test_memory_is_bounded_for_any_text() -> None:
     """One character past the others makes all of a text take four times as much."""
     late = LateStates(400_000)
     for position in range(1, 1000):
-        late.put(State(f"m{position}", "x" * 1000 + "\U0001f9ea", "{}", 1, position, _NOW, None, None, None))
+        late.put(_state(position, "x" * 1000 + "\U0001f9ea"))
     assert len([position for position in range(1, 1000) if late.get(position)]) <= 400_000 // 4000
 
 

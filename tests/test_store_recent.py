@@ -61,6 +61,13 @@ def test_memory_is_bounded_by_bytes_too(monkeypatch: pytest.MonkeyPatch) -> None
     assert recent._bytes <= 100
 
 
+@pytest.mark.parametrize(("text", "least"), [("x" * 50, 50), ("x" * 49 + "\N{TEACUP WITHOUT HANDLE}", 200)])
+def test_a_text_is_as_large_as_the_characters_in_it_make_it(text: str, least: int) -> None:
+    """One that is no ASCII makes Python take up to four bytes for each of the others too."""
+    ((header, payload),) = rows(1, 1)
+    assert module._size((header, payload._replace(content=text, metadata="", embedding=None))) == least
+
+
 def reads_of(store: EventStore, monkeypatch: pytest.MonkeyPatch) -> list[str]:
     """The statements that reads run from now on."""
     asked: list[str] = []

@@ -454,6 +454,25 @@ def test_metadata_are_read_from_the_checkpoint_once_filters_have_been_used(
     assert filtered(open_index(store))[1:3] == expected[1:3]
 
 
+def test_metadata_that_take_much_room_are_left_to_the_history(
+    store: EventStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """None are written, and none that somebody else wrote are read."""
+    with open_index(store) as index:
+        expected = filtered(index)
+        index.checkpoint()
+    monkeypatch.setattr("projections.snapshot._METADATA_BYTES", 1)
+    with pytest.warns(CheckpointWarning, match="is larger than any that is written"):
+        index = open_index(store)
+    assert filtered(index) == expected
+    store.add("late", vector=QUERY)
+    index.catch_up()
+    index.checkpoint()
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        assert filtered(open_index(store))[1:3] == expected[1:3]
+
+
 def test_a_checkpoint_without_metadata_gets_them_later(store: EventStore, expected: Any) -> None:
     """Filters are first used after the segments have been written."""
     with open_index(store) as index:
