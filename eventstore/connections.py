@@ -1,4 +1,4 @@
-"""SQLite connections: one that writes, a pool that reads, and their errors in this product's words."""
+"""SQLite connections: one that writes, a pool that reads."""
 
 from __future__ import annotations
 
@@ -36,9 +36,10 @@ from eventstore.schema import (
 )
 from eventstore.shape import refuse_foreign_schema, require_tables
 from eventstore.sqlite import sqlite3
+from eventstore.sqlite_errors import is_busy, translated
 from eventstore.write_ahead import WriteAheadLog
 
-__all__ = ["Connections", "Durability", "translated"]
+__all__ = ["Connections", "Durability"]
 
 Durability = Literal["full", "normal"]
 Row = tuple[Any, ...]
@@ -53,49 +54,7 @@ GUARDS = (
     "mmap_size = 0",  # a mapped file that somebody cuts ends the process (SIGBUS), and one that fails is no error
 )
 
-# What SQLite, or its driver, says of files whose contents it cannot make sense of.
-_DAMAGED = ("no such", "malformed", "not a database", "corrupt", "could not decode", "no query solution")
-
 _Identity = tuple[int, int] | None  # of a file: its device and inode
-
-
-@contextlib.contextmanager
-def translated(path: str, timeout: float) -> Iterator[None]:
-    """Turn SQLite's errors into this product's, naming the file and what to do."""
-    try:
-        yield
-    except sqlite3.Error as error:
-        raise _translate(error, path, timeout) from error
-
-
-def _translate(error: Exception, path: str, timeout: float) -> AsofError:
-    text = str(error).lower()
-    if "closed" in text:
-        return Closed(f"the store {path} is closed: open it again")
-    if _is_busy(error):
-        return StoreBusy(
-            f"{path} stayed locked by another writer for {timeout:g} s: try again, or open with a longer timeout"
-        )
-    if "readonly" in text or "read-only" in text:
-        return ReadOnlyStore(
-            f"{path} can only be read: nothing was written; make the file writable, and those beside it (-wal, -shm)"
-        )
-    if "unable to open" in text:
-        return StorageError(f"cannot open {path} or the files beside it: look at the permissions of its directory")
-    if any(words in text for words in _DAMAGED):
-        return CorruptHistory(f"{path} is damaged ({error}): run `replay verify` to see what is still good")
-    if "full" in text:
-        return StorageError(f"no space left for {path} ({error}): free some; nothing was written")
-    if "too big" in text or "too large" in text:
-        return InvalidOperation(f"too large for one row ({error}): nothing was written; split the content")
-    if "asof:" in text:
-        return CorruptHistory(f"{path} refused an event ({error}): run `replay verify`")
-    return StorageError(f"SQLite could not work on {path} ({error}): nothing was written; look at the disk")
-
-
-def _is_busy(error: Exception) -> bool:
-    text = str(error).lower()
-    return "locked" in text or "busy" in text
 
 
 class Connections:
@@ -158,7 +117,7 @@ class Connections:
                         self._log.close()
             except sqlite3.OperationalError as error:
                 # Where another process opens the file just now, SQLite refuses the switch to WAL without waiting.
-                if not _is_busy(error) and _identity(self.file) == before:
+                if not is_busy(error) and _identity(self.file) == before:
                     raise
                 if time.monotonic() >= deadline:
                     if is_under_way(self.file):

@@ -65,9 +65,8 @@ POSITION_AT = (
 
 # With how many events SQLite has counted: fewer rows than that, and the end was cut off.
 HEAD = (
-    "SELECT e.seq, e.recorded_at, e.hash, c.seq FROM (SELECT 1) LEFT JOIN"
-    " (SELECT seq, recorded_at, hash FROM events ORDER BY seq DESC LIMIT 1) e ON 1 LEFT JOIN"
-    " (SELECT seq FROM sqlite_sequence WHERE name = 'events' LIMIT 1) c ON 1"
+    "SELECT e.seq, e.recorded_at, e.hash, c.seq FROM (SELECT max(seq) AS seq, recorded_at, hash FROM events) e"
+    " LEFT JOIN sqlite_sequence c ON c.name = 'events'"
 )
 
 # What the settings say, and the bytes of the first embedding: the first event is an ADD and has one.

@@ -105,7 +105,7 @@ def _decide(contests: Sequence[_Contest], chosen: _Chosen) -> None:
     if chosen.count <= min(_SOME, _SPARSE * chosen.rows_there) and segments.in_memory:
         # One product over all of them costs less than going through the codes of every part.
         rows = chosen.rows()
-        vectors, norms = segments.vectors(rows), segments.norms(rows)
+        vectors, norms = segments.vectors_and_norms(rows)
         for contest in contests:
             ends = quick_scores(segments.metric, contest.query, vectors, norms)
             _compete(contest, {0: Scored(rows, *ends, -math.inf)}, chosen)
@@ -171,7 +171,7 @@ class _Contest:
         """Score those rows that can be among the `k` best of these: one product in float32 tells nearly all apart."""
         if not len(rows):
             return
-        vectors, norms = self.segments.vectors(rows), self.segments.norms(rows)
+        vectors, norms = self.segments.vectors_and_norms(rows)
         if len(rows) > self.k:
             lower, upper = quick_scores(self.segments.metric, self.query, vectors, norms)
             likely = upper >= np.partition(lower, len(rows) - self.k)[len(rows) - self.k]

@@ -7,6 +7,7 @@ depend on which other rows are scored beside it, nor on how they were found.
 from __future__ import annotations
 
 import math
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any, Literal, get_args
 
@@ -45,25 +46,42 @@ def check_metric(metric: str) -> Metric:
     raise InvalidOperation(f"metric is {metric!r}: give 'cosine', 'ip' or 'l2'")
 
 
-def _sums(terms: Floats) -> Floats:
-    """Sums of the rows, folded by halves: of n terms the last n // 2 are added to the first, until one is left.
+# So many rows at once stay in the processor's cache: half of the time that thousands in one go take.
+_ROWS_AT_ONCE = 64
 
-    numpy's own sum and dot take another order for other shapes, so their last bits depend on the other rows.
+
+def _numbers_first(vectors: npt.NDArray[np.floating[Any]]) -> Iterator[tuple[slice, Floats]]:
+    """Some rows after the others, in float64, a number of all of them after the other: shape `(dimension, rows)`.
+
+    So one half is added to the other in one piece. (Between rows numpy has to find out whether the halves overlap.)
+    """
+    for start in range(0, len(vectors), _ROWS_AT_ONCE):
+        some = slice(start, start + _ROWS_AT_ONCE)
+        yield some, vectors[some].T.astype(np.float64, order="C")
+
+
+def _sums(terms: Floats) -> Floats:
+    """Sums of the columns, folded by halves: of n terms the last n // 2 are added to the first, until one is left.
+
+    numpy's own sum and dot take another order for other shapes, so their last bits depend on the other columns.
     Overwrites `terms`.
     """
-    count = terms.shape[1]
+    count = len(terms)
     while count > 1:
         half = count // 2
-        terms[:, :half] += terms[:, count - half : count]
+        terms[:half] += terms[count - half : count]
         count -= half
-    return terms[:, 0].copy()
+    sums: Floats = terms[0]
+    return sums
 
 
 def norms_of(vectors: npt.NDArray[np.floating[Any]]) -> Floats:
     """Euclidean norms of the rows, in float64, summed in the fixed order, shape `(rows,)`."""
-    wide = vectors.astype(np.float64)
-    wide *= wide
-    return np.sqrt(_sums(wide))
+    norms = np.empty(len(vectors), dtype=np.float64)
+    for some, wide in _numbers_first(vectors):
+        wide *= wide
+        norms[some] = np.sqrt(_sums(wide))
+    return norms
 
 
 def exact_scores(metric: Metric, query: Vector, vectors: Vector, length: float | None = None) -> Floats:
@@ -72,21 +90,24 @@ def exact_scores(metric: Metric, query: Vector, vectors: Vector, length: float |
     cosine: q.x / (|q| |x|), 0 where x is all zeros. ip: q.x. l2: minus the squared distance, -|q - x|^2.
     `length` is |q| by `norms_of`, where it is known already.
     """
-    wide, asked = vectors.astype(np.float64), query.astype(np.float64)
-    if metric == "l2":
-        wide -= asked
-        wide *= wide
-        return 0.0 - _sums(wide)
-    if metric == "ip":
-        wide *= asked
-        return _sums(wide)
-    if length is None:
+    if metric == "cosine" and length is None:
         length = float(norms_of(query[None, :])[0])
-    # Both in one go: a row's sum does not depend on the others.
-    sums = _sums(np.concatenate([wide * asked, wide * wide]))
-    products, scale = sums[: len(wide)], np.sqrt(sums[len(wide) :]) * length
-    cosines: Floats = np.divide(products, scale, out=np.zeros_like(products), where=scale > 0)
-    return cosines
+    asked = query.astype(np.float64)[:, None]
+    scores = np.empty(len(vectors), dtype=np.float64)
+    for some, wide in _numbers_first(vectors):
+        if metric == "l2":
+            wide -= asked
+            wide *= wide
+            scores[some] = 0.0 - _sums(wide)
+        elif metric == "ip":
+            wide *= asked
+            scores[some] = _sums(wide)
+        else:
+            products = _sums(wide * asked)
+            wide *= wide
+            scale = np.sqrt(_sums(wide)) * length
+            scores[some] = np.divide(products, scale, out=np.zeros_like(products), where=scale > 0)
+    return scores
 
 
 def quick_norms(vectors: Vector) -> Floats:

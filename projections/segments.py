@@ -174,25 +174,31 @@ class Segments:
         """Whether all vectors are."""
         return all(part.vectors.in_memory for part in self.parts)
 
-    def norms(self, rows: Rows) -> Floats:
-        """Norms of rows, good for bounds."""
-        found = np.empty(len(rows), dtype=np.float64)
-        for part, where, local in self._of_parts(rows):
-            found[where] = part.norms[local]
-        return found
-
     def vectors(self, rows: Rows) -> Vector:
         """The recorded vectors of rows, shape `(len(rows), dimension)`."""
-        if len(self.parts) == 1:
-            return self.parts[0].vectors.take(rows)
         found = np.empty((len(rows), self.dimension), dtype=np.float32)
         for part, where, local in self._of_parts(rows):
             found[where] = part.vectors.take(local)
         return found
 
-    def _of_parts(self, rows: Rows) -> Iterator[tuple[Segment, Rows, Rows]]:
+    def vectors_and_norms(self, rows: Rows) -> tuple[Vector, Floats]:
+        """The recorded vectors of rows, and their norms, good for bounds."""
+        vectors, norms = np.empty((len(rows), self.dimension), dtype=np.float32), np.empty(len(rows), dtype=np.float64)
+        for part, where, local in self._of_parts(rows):
+            vectors[where], norms[where] = part.vectors.take(local), part.norms[local]
+        return vectors, norms
+
+    def _of_parts(self, rows: Rows) -> Iterator[tuple[Segment, slice | Rows, Rows]]:
         """Each part that has some of the rows, their places among those asked for, and in the part."""
+        if len(self.parts) == 1:
+            yield self.parts[0], slice(None), rows
+            return
         numbers = rows // self.segment_rows
-        for number in sorted(set(numbers.tolist())):
-            where = np.flatnonzero(numbers == number)
-            yield self.parts[number], where, rows[where] - number * self.segment_rows
+        # Most come a part after the other already: those of one then lie side by side.
+        order = None if (numbers[1:] >= numbers[:-1]).all() else numbers.argsort(kind="stable")
+        stop = 0
+        for number, count in enumerate(np.bincount(numbers).tolist()):
+            if count:
+                start, stop = stop, stop + count
+                where = slice(start, stop) if order is None else order[start:stop]
+                yield self.parts[number], where, rows[where] - number * self.segment_rows

@@ -111,7 +111,7 @@ class HeldRows:
 
     def take(self, rows: Rows) -> Vector:
         """Some rows, shape `(len(rows), dimension)`."""
-        return self._vectors[rows]
+        return self._vectors.take(rows, axis=0)
 
     @property
     def in_memory(self) -> int:
@@ -230,7 +230,7 @@ class StoredRows:
         """Some rows, shape `(len(rows), dimension)`; `Damaged` where the file is."""
         held = self.held
         if held is not None:
-            return held[rows]
+            return held.take(rows, axis=0)
         # Threads that ask at the same time may miss each other's count: then the file is read whole a little later.
         self._asked += len(rows)
         enough = _WHOLE_SHARE * self.count

@@ -13,9 +13,10 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import quote
 
-from eventstore.connections import GUARDS, translated
+from eventstore.connections import GUARDS
 from eventstore.errors import NotAStore, StorageError
 from eventstore.sqlite import sqlite3
+from eventstore.sqlite_errors import translated
 
 __all__ = [
     "LEAST_ROW",

@@ -13,10 +13,10 @@ from typing import Any
 from sqlite_utils import Database
 
 from eventstore import AsofError, InvalidOperation, StorageError
-from eventstore.connections import translated
 from eventstore.parts import new_part, sync_directory, sync_file
 from eventstore.schema import APPLICATION_ID, PAGE_SIZE, apply_migrations
 from eventstore.sqlite import sqlite3
+from eventstore.sqlite_errors import translated
 
 __all__ = ["filled", "insert_rows", "new_database"]
 
