@@ -215,7 +215,7 @@ def test_the_page_describes_a_checkpoint(made_from_the_page: EventStore) -> None
         directory = index.directory
     manifest = json.loads((directory / "generation-000001.json").read_text(encoding="utf-8"))
     assert keys_of_table("Manifest") == [*Manifest.model_fields, "sha256"] == list(manifest)
-    assert list(DataFile.model_fields) == ["name", "size", "sha256"]
+    assert list(DataFile.model_fields) == ["name", "size", "sha256", "crc32"]
 
     digest = manifest.pop("sha256")
     assert sha256(json.dumps(manifest, sort_keys=True, separators=(",", ":")).encode()).hexdigest() == digest
