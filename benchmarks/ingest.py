@@ -168,7 +168,7 @@ def _ours(folder: Path, options: Options, kind: str = "flat") -> dict[str, Peer]
 
 def _left_out(name: str, error: WrongAnswer, wrong: dict[str, str]) -> None:
     """A peer that answers wrongly has no time to report; asof ends the benchmark."""
-    if name in ("asof", _UNSYNCED):
+    if name.startswith("asof"):
         raise error
     wrong.setdefault(name, f"{name}: left out, {error}")
 
@@ -231,6 +231,8 @@ def read_your_writes(options: Options) -> Result:
     wrong: dict[str, str] = {}
     with options.folder() as folder:
         everyone = _ours(folder, options, "auto" if kinds() else "flat")
+        if kinds():  # beside peers that have a graph
+            everyone |= {f"{name}, hnsw": peer for name, peer in _ours(folder / "hnsw", options, "hnsw").items()}
         names = ("chroma", "lancedb", "qdrant", "qdrant-unsynced", "sqlite-vec", "mem0", "faiss")
         peers, result.notes = available(options.peers, names, folder / "exact", options.dims)
         everyone |= peers
@@ -248,13 +250,12 @@ def read_your_writes(options: Options) -> Result:
     result.notes += wrong.values()
     rest = sorted((name for name in everyone if not name.startswith("asof") and name not in wrong), key=times.median)
     # The best that keeps texts and does as much for safety is the one to beat.
-    best = {
-        mine: next((name for name in rest if everyone[name].keeps_texts and everyone[name].durable is synced), None)
-        for mine, synced in (("asof", True), (_UNSYNCED, False))
-    }
-    for mine, champion in best.items():
+    for mine in [name for name in everyone if name.startswith("asof")]:
+        synced = not mine.startswith(_UNSYNCED)
+        as_durable = (name for name in rest if everyone[name].keeps_texts and everyone[name].durable is synced)
+        champion = next(as_durable, None)
         for other in rest:
-            if mine == _UNSYNCED and everyone[other].durable:
+            if not synced and everyone[other].durable:
                 continue
             goal, notes = Goal("rate"), [] if everyone[other].durable else ["it is not synced"]
             if other == champion:

@@ -250,7 +250,9 @@ class Reader:
             if payload.content is None or payload.metadata is None:
                 raise self._rows.damaged(header.seq, "is no state of a memory")
             added_by = headers.get(header.add_seq) or added[header.add_seq]
-            yield State(header, added_by.recorded_at, payload.content, payload.metadata)
+            updated_at = None if header.type == "ADD" else from_microseconds(header.recorded_at)
+            created_at = from_microseconds(added_by.recorded_at)
+            yield State(header, created_at, updated_at, payload.content, payload.metadata)
 
     def memory_ids(self, positions: Iterable[int]) -> list[str]:
         """The memories that the events at `positions` belong to, in that order."""

@@ -3,22 +3,25 @@
 from __future__ import annotations
 
 import threading
+from datetime import datetime
 from sys import getsizeof
 from typing import NamedTuple
 
 from eventstore.events import EventRow, Memory, metadata_of
-from eventstore.instants import from_microseconds
 
 __all__ = ["LateStates", "State"]
 
 _MOST_BYTES = 8 * 2**20
+# Of a state but for its texts: two tuples, numbers, digests, instants, and its place in a dict.
+_FIXED_BYTES = 1024
 
 
 class State(NamedTuple):
-    """What an event left of a memory, checked: its header, when the memory was added, and its texts as recorded."""
+    """What an event left of a memory, checked: its header, when the memory was added and updated last, its texts."""
 
     header: EventRow
-    added_at: int
+    created_at: datetime
+    updated_at: datetime | None
     content: str
     metadata: str
 
@@ -26,15 +29,15 @@ class State(NamedTuple):
         """The memory; its metadata are a dict of the caller's own."""
         header = self.header
         return Memory(
-            memory_id=header.memory_id,
-            content=self.content,
-            metadata=metadata_of(self.metadata, header.seq),
-            version=header.version,
-            position=header.seq,
-            created_at=from_microseconds(self.added_at),
-            updated_at=None if header.type == "ADD" else from_microseconds(header.recorded_at),
-            actor_id=header.actor_id,
-            role=header.role,
+            header.memory_id,
+            self.content,
+            metadata_of(self.metadata, header.seq),
+            header.version,
+            header.seq,
+            self.created_at,
+            self.updated_at,
+            header.actor_id,
+            header.role,
         )
 
 
@@ -61,7 +64,9 @@ class LateStates:
     def put(self, state: State) -> None:
         """Keep a state, if it is not as large as all that there is room for."""
         # Not the lengths of texts: one character past Latin-1 makes all of a text take two or four bytes each.
-        size = getsizeof(state.header) + sum(map(getsizeof, (*state.header, state.content, state.metadata)))
+        header = state.header
+        texts = filter(None, (header.event_id, header.memory_id, *header[10:16], state.content, state.metadata))
+        size = _FIXED_BYTES + sum(map(getsizeof, texts))
         with self._lock:
             if size <= self._most and state.header.seq not in self._new:
                 if self._bytes + size > self._most:

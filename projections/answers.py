@@ -68,14 +68,14 @@ def hits_of(store: EventStore, answer: Answer, position: int) -> Hits:
     return Hits(
         [
             Hit(
-                memory_id=memory.memory_id,
-                score=score,
-                content=memory.content,
-                metadata=memory.metadata,
-                version=memory.version,
-                position=memory.position,
-                created_at=memory.created_at,
-                updated_at=memory.updated_at,
+                memory.memory_id,
+                score,
+                memory.content,
+                memory.metadata,
+                memory.version,
+                memory.position,
+                memory.created_at,
+                memory.updated_at,
             )
             for memory, score in zip(memories, answer.scores.tolist(), strict=True)
         ],

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 from eventstore import EventStore
 from eventstore.events import EventRow
+from eventstore.instants import from_microseconds
 from eventstore.states import LateStates, State
 
 
 def _state(position: int, content: str = "") -> State:
     context = (None,) * 7
     row = (position, f"e{position}", f"m{position}", 1, None, position, position, "ADD", 0, *context, b"", b"")
-    return State(EventRow._make(row), 0, content, "{}")
+    return State(EventRow._make(row), from_microseconds(0), None, content, "{}")
 
 
 def test_what_is_asked_for_again_and_again_stays() -> None:

@@ -45,6 +45,11 @@ class Asof(Peer):
         self, folder: Path, dims: int, *, approximate: bool = False, kind: str = "", synced: bool = True
     ) -> None:
         folder.mkdir(parents=True, exist_ok=True)
+        if not synced:
+            self.settings = self.settings.replace("durability full", "durability normal")
+        if kind:
+            self.settings = self.settings.replace("VectorIndex", f"VectorIndex {kind}")
+        self.durable = synced
         self.store = EventStore(folder / "memories.db", durability="full" if synced else "normal")
         self.index = open_index(self.store, kind=kind or ("auto" if approximate else "flat"))
 

@@ -36,9 +36,9 @@ class Peer(ABC):
     """
 
     name: ClassVar[str]
-    settings: ClassVar[str]
+    settings: str
     """How it is configured, and whether what was added is synced to disk when `add` returns."""
-    durable: ClassVar[bool]
+    durable: bool
     keeps_texts: ClassVar[bool] = True
     filters: ClassVar[bool] = True
     """Whether a filter is applied inside the search."""
