@@ -1,8 +1,8 @@
 """Approximate search: candidates from a structure over the full segments, and the newest rows as they are.
 
-A structure is a function of the history alone, whatever the batches were in which it came, and takes a segment once it
-is full: so a single add never touches it. All that it proposes is scored exactly, beside the best of the rows that it
-does not have. Selections too small for it are searched exactly.
+A structure is a function of the history alone, whatever the batches were in which it came. It takes whole segments,
+once they are full or some time after: so a single add never touches it. All that it proposes is scored exactly, beside
+the best of the rows that it does not have. Selections too small for it are searched exactly.
 """
 
 from __future__ import annotations
@@ -24,10 +24,11 @@ __all__ = ["Kind", "Structure", "check_effort", "check_kind", "new_structure", "
 
 Kind = Literal["auto", "flat", "ivf", "hnsw"]
 
-# An index that chooses for itself is exact up to so many rows.
+# An index that chooses for itself is exact up to so many rows. Lists are made of the full segments before that, while
+# the next one fills up, and are in use from then on.
 AUTO_ROWS = 250_000
-# One that is told to have inverted lists has them from so many full segments on: 65,536 rows. Fewer are gone through as
-# fast, and make centroids that do not suit what comes later.
+# One that is told to have inverted lists makes them of so many full segments, 65,536 rows, and uses them one segment
+# later. Fewer rows are gone through as fast, and make centroids that do not suit what comes later.
 LISTS_FROM = 4
 # Selections of so many of the rows that a structure has, or of such a share of them, are searched exactly.
 FEW_ROWS = 10_000
@@ -44,14 +45,17 @@ class Structure(Protocol):
     def kind(self) -> str:
         """What hits that were found by it say."""
 
-    def fold(self, coded: Sequence[Codes]) -> None:
-        """Take the full segments that are new; `coded` has the codes of all of them."""
+    def ready(self, rows: int) -> int:
+        """How many full segments are taken of a history with so many rows."""
 
-    def covered(self, full: int) -> list[int]:
-        """The segments that candidates come from, of a history that has so many full ones; maybe none."""
+    def fold(self, coded: Sequence[Codes]) -> None:
+        """Take the segments that are new; `coded` has the codes of all that are to be taken."""
+
+    def covered(self, taken: int) -> list[int]:
+        """The segments that candidates come from, of a history of which so many are taken; maybe none."""
 
     def candidates(self, query: Query, most: int, selected: Mask, effort: float) -> Rows | None:
-        """About the best `most` of the selected rows of the covered segments; `selected` covers full segments.
+        """About the best `most` of the selected rows of the covered segments; `selected` covers those taken.
 
         None where it is no good for the query.
         """
@@ -78,7 +82,8 @@ def new_structure(kind: Kind, metric: Metric, segment_rows: int) -> InvertedList
         return None
     if kind == "hnsw":
         return Graph(metric, segment_rows)
-    return InvertedLists(metric, segment_rows, LISTS_FROM if kind == "ivf" else -(-AUTO_ROWS // segment_rows))
+    first = LISTS_FROM if kind == "ivf" else max(1, -(-AUTO_ROWS // segment_rows) - 1)
+    return InvertedLists(metric, segment_rows, first)
 
 
 def search(
@@ -105,7 +110,7 @@ def _covered(segments: Segments, structure: Structure, k: int, selected: Mask) -
     Depends on the selection, and on what there was by then: an index that has grown since answers the same.
     """
     size = segments.segment_rows
-    parts = structure.covered(len(selected) // size)
+    parts = structure.covered(structure.ready(len(selected)))
     there = sum(int(np.count_nonzero(selected[n * size : (n + 1) * size])) for n in parts)
     return parts if there > max(FEW_ROWS, FEW_SHARE * len(parts) * size, PER_HIT * k + SPARE) else []
 
@@ -120,8 +125,8 @@ def _approximately(
     parts: list[int],
 ) -> tuple[Rows, Floats] | None:
     """What `nearest` gives, but for a few hits; None where the structure is no good for it."""
-    full = len(selected) // segments.segment_rows * segments.segment_rows
-    candidates = structure.candidates(query, PER_HIT * k + SPARE, selected[:full], effort)
+    taken = structure.ready(len(selected)) * segments.segment_rows
+    candidates = structure.candidates(query, PER_HIT * k + SPARE, selected[:taken], effort)
     if candidates is None:
         return None
     rows, scores = nearest_beside(segments, query, k, selected, candidates, set(parts))

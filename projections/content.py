@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import functools
+from collections.abc import Callable
+
 import numpy as np
 
 from eventstore import CorruptHistory, Vector
@@ -9,6 +12,7 @@ from eventstore.reads import EventColumns
 from eventstore.versions import Positions
 from projections.approximate import Kind, new_structure
 from projections.checkpoints import DataFile, SegmentFiles
+from projections.ivf import Check, InvertedLists
 from projections.metadata_index import MetadataIndex
 from projections.rows import RowTable
 from projections.scoring import Metric
@@ -20,7 +24,7 @@ __all__ = ["Content"]
 class Content:
     """An index's content at `position`: nothing but the fold of the history up to there.
 
-    `structure` finds candidates where the kind has one; it takes a segment when that is full.
+    `structure` finds candidates where the kind has one; it takes full segments.
     `written` has the files of segments that a checkpoint holds already, by number; `metadata_files` those that
     hold the metadata of a segment's rows, and of how many, by number.
     """
@@ -62,9 +66,17 @@ class Content:
         self.structure = new_structure(self.kind, self.metric, self.segment_rows)
 
     def fold(self) -> None:
-        """Let the structure take the segments that have become full."""
+        """Let the structure take the segments that it is time for."""
         if self.structure is not None and self.segments is not None:
-            self.structure.fold(self.segments.coded)
+            self.structure.fold(self.segments.coded[: self.structure.ready(self.segments.rows)])
+
+    def ahead(self) -> Callable[[Check], None] | None:
+        """What can be made beside searches before it is time for the next full segment; None where nothing can."""
+        structure, segments = self.structure, self.segments
+        if isinstance(structure, InvertedLists) and segments is not None:
+            full = segments.rows // segments.segment_rows
+            return functools.partial(structure.prepare, segments.coded) if structure.is_behind(full) else None
+        return None
 
     def _vectors_of_rows(self, columns: EventColumns) -> Vector:
         """The vector of each event that is not a DELETE: its own, one before it in the columns, or an indexed one."""

@@ -66,8 +66,12 @@ class Graph:
         self._grid = Grid(metric, np.zeros(0))
         self._index: Any = None
 
+    def ready(self, rows: int) -> int:
+        """How many full segments are taken of a history with so many rows: all."""
+        return rows // self._segment_rows
+
     def fold(self, coded: Sequence[Codes]) -> None:
-        """Take the full segments that are new; `coded` has the codes of all of them."""
+        """Take the segments that are new; `coded` has the codes of all that are to be taken."""
         for number in range(len(self.taken), len(coded)):
             if self._index is None:
                 self._scale_by(coded[0])
@@ -135,12 +139,12 @@ class Graph:
 
     # Searching
 
-    def covered(self, full: int) -> list[int]:
-        """The segments that candidates come from, of a history that has so many full ones; maybe none."""
-        return [number for number in range(full) if self.taken[number]] if full == len(self.taken) else []
+    def covered(self, taken: int) -> list[int]:
+        """The segments that candidates come from, of a history of which so many are taken; maybe none."""
+        return [number for number in range(taken) if self.taken[number]] if taken == len(self.taken) else []
 
     def candidates(self, query: Query, most: int, selected: Mask, effort: float) -> Rows | None:
-        """About the best `most` of the selected rows of the covered segments; `selected` covers full segments.
+        """About the best `most` of the selected rows of the covered segments; `selected` covers those taken.
 
         None for a query that is so far out that a graph is no good for it.
         """

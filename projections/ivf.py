@@ -1,16 +1,22 @@
 """Inverted lists: rows in lists around centroids, of which a search goes through the nearest few.
 
 Full segments are taken in blocks, each of which ends where the index is twice as long as where it begins. A block
-has centroids of its own, made when its first segment is full, from all the rows there are by then. Nothing in a block
-is ever moved: so a search as of a past position finds the blocks, the centroids and the lists that a search found then,
-and answers the same. Training and assignment reckon in whole numbers (`grid.py`), so they come out the same to the last
-bit everywhere.
+has centroids of its own, made of all the rows there are when its first segment is full. Nothing in a block is ever
+moved: so a search as of a past position finds the blocks, the centroids and the lists that a search found then, and
+answers the same. Training and assignment reckon in whole numbers (`grid.py`), so they come out the same to the last bit
+everywhere.
+
+To train a block takes seconds, to find the lists of a segment's rows up to one. So a segment is taken some rows after
+it has become full (`ready`), which depends on the number of rows alone; by then `prepare`, beside all else, has made
+what it needs.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+import threading
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 
 import faiss
 import numpy as np
@@ -22,7 +28,7 @@ from projections.grid import LEVELS, Bytes, Grid, unpacked
 from projections.scoring import Floats, Metric, Query, norms_of
 from projections.segments import Mask, Rows
 
-__all__ = ["MOST_LISTS", "Block", "Centroids", "InvertedLists", "ListNumbers"]
+__all__ = ["MOST_LISTS", "Block", "Centroids", "Check", "InvertedLists", "ListNumbers"]
 
 ListNumbers = npt.NDArray[np.uint16]
 
@@ -37,6 +43,15 @@ _ROUNDS = 2
 # embeddings with noise (384 numbers), going through a fourteenth of them.
 _PROBES_PER_ROOT = 4.0
 _ROWS_AT_ONCE = 1024
+# A segment is taken when the next one holds such a share of its rows; one that a block begins with, when it is full.
+_AHEAD = 1 / 8
+
+Check = Callable[[], None]
+"""Called now and then; raises where what is under way is wanted no more."""
+
+
+def _always() -> None:
+    pass
 
 
 class Centroids:
@@ -56,12 +71,12 @@ class Centroids:
         return len(self.middles)
 
     @classmethod
-    def trained(cls, grid: Grid, codes: Bytes, count: int) -> Centroids:
+    def trained(cls, grid: Grid, codes: Bytes, count: int, check: Check = _always) -> Centroids:
         """Lloyd's k-means over rows on the grid, begun with rows at even distances: at most `count` centroids."""
         count = min(count, len(codes))
         made = cls._of(grid, unpacked(codes[np.arange(count) * len(codes) // count]).astype(np.float64))
         for _ in range(_ROUNDS):
-            lists, scores = made._nearest(codes)
+            lists, scores = made._nearest(codes, check)
             order = np.argsort(lists, kind="stable")
             kept, starts, sizes = np.unique(lists[order], return_index=True, return_counts=True)
             sums = np.add.reduceat(codes[order].astype(np.int32) - 128, starts, axis=0)
@@ -78,14 +93,15 @@ class Centroids:
             middles = np.divide(middles, lengths, out=np.zeros_like(middles), where=lengths > 0)
         return cls(grid, middles)
 
-    def lists_of(self, codes: Bytes) -> ListNumbers:
+    def lists_of(self, codes: Bytes, check: Check = _always) -> ListNumbers:
         """The list that each row belongs to."""
-        return self._nearest(codes)[0]
+        return self._nearest(codes, check)[0]
 
-    def _nearest(self, codes: Bytes) -> tuple[ListNumbers, Vector]:
+    def _nearest(self, codes: Bytes, check: Check) -> tuple[ListNumbers, Vector]:
         lists = np.empty(len(codes), dtype=np.uint16)
         best = np.empty(len(codes), dtype=np.float32)
         for start in range(0, len(codes), _ROWS_AT_ONCE):
+            check()
             block = slice(start, start + _ROWS_AT_ONCE)
             scores = unpacked(codes[block]) @ self._weights.T
             scores -= self._halves
@@ -142,10 +158,20 @@ class Block:
         return rows[0][there].astype(np.int64), scores * (-(step**2) if self.grid.metric == "l2" else step)
 
 
-class InvertedLists:
-    """The blocks of an index. The first is made when `first` segments are full.
+@dataclass(frozen=True, slots=True)
+class _Step:
+    """What the next full segment needs: lists of rows, by segment; and its codes, or a new block that has them."""
 
-    `lists` has the list of each row of each full segment seen so far; None for segments that are in no block, because
+    number: int
+    lists: dict[int, ListNumbers]
+    codes: Bytes | None = None
+    block: Block | None = None
+
+
+class InvertedLists:
+    """The blocks of an index. The first is made of `first` full segments.
+
+    `lists` has the list of each row of each segment taken so far; None for segments that are in no block, because
     there was none yet or because their numbers do not fit its grid: a search goes through those as they are.
     """
 
@@ -157,6 +183,8 @@ class InvertedLists:
         self.lists: list[ListNumbers | None] = []
         self._metric: Metric = metric
         self._segment_rows = segment_rows
+        self._making = threading.Lock()
+        self._prepared: _Step | None = None
 
     def bounds(self, number: int) -> tuple[int, int]:
         """Of the block that a segment is in: the first segment, and the first one past it."""
@@ -165,29 +193,59 @@ class InvertedLists:
             start, stop = stop, _GROWTH * stop
         return start, stop
 
-    def fold(self, coded: Sequence[Codes]) -> None:
-        """Take the full segments that are new; `coded` has the codes of all of them."""
-        for full in range(len(self.lists) + 1, len(coded) + 1):
-            self._fold(coded[:full])
+    def ready(self, rows: int) -> int:
+        """How many full segments are taken of a history with so many rows."""
+        full, more = divmod(rows, self._segment_rows)
+        begins = full == self.first or (full > self.first and self.bounds(full - 1)[0] == full - 1)
+        return full - 1 if full and (begins or more < _AHEAD * self._segment_rows) else full
 
-    def _fold(self, coded: Sequence[Codes]) -> None:
-        # What follows depends on the segments up to this one only, whatever else is full by now.
-        self.lists.append(None)
-        if len(coded) < self.first:
+    def is_behind(self, full: int) -> bool:
+        """Whether `prepare` can make something, where so many segments are full."""
+        return self._prepared is None and len(self.lists) < full
+
+    def prepare(self, coded: Sequence[Codes], check: Check) -> None:
+        """Make what the next full segment needs, beside searches; `coded` has the codes of all full segments."""
+        with self._making:
+            if self.is_behind(len(coded)):
+                self._prepared = self._step(coded[: len(self.lists) + 1], check)
+
+    def fold(self, coded: Sequence[Codes]) -> None:
+        """Take the segments that are new; `coded` has the codes of all that are to be taken."""
+        if len(self.lists) == len(coded):
             return
-        start, stop = self.bounds(len(coded) - 1)
-        fresh = [len(coded) - 1]
-        if not self.blocks or self.blocks[-1].start != start:
-            grid = Grid.of(self._metric, coded)
-            self.blocks.append(Block(start, stop, Centroids.trained(grid, *self._training(grid, coded, stop - start))))
-            fresh = list(range(start, len(coded)))
-        block = self.blocks[-1]
-        for number in fresh:
-            codes, fits = block.grid.recoded(coded[number])
+        with self._making:  # what is being prepared is waited for
+            for full in range(len(self.lists) + 1, len(coded) + 1):
+                step, self._prepared = self._prepared or self._step(coded[:full], _always), None
+                if step.block is not None:
+                    self.blocks.append(step.block)
+                elif step.codes is not None:
+                    self.blocks[-1].add(step.lists[step.number], step.codes, step.number * self._segment_rows)
+                self.lists.append(None)
+                for number, lists in step.lists.items():
+                    self.lists[number] = lists
+
+    def _step(self, coded: Sequence[Codes], check: Check) -> _Step:
+        """Depends on the given segments only, whatever else is full by now; nothing that a search sees is changed."""
+        number, size = len(coded) - 1, self._segment_rows
+        if len(coded) < self.first:
+            return _Step(number, {})
+        start, stop = self.bounds(number)
+        if self.blocks and self.blocks[-1].start == start:
+            codes, fits = self.blocks[-1].grid.recoded(coded[number])
+            return (
+                _Step(number, {number: self.blocks[-1].centroids.lists_of(codes, check)}, codes)
+                if fits
+                else _Step(number, {})
+            )
+        grid = Grid.of(self._metric, coded)
+        block = Block(start, stop, Centroids.trained(grid, *self._training(grid, coded, stop - start), check))
+        found = {}
+        for each in range(start, len(coded)):
+            codes, fits = grid.recoded(coded[each])
             if fits:
-                lists = block.centroids.lists_of(codes)
-                block.add(lists, codes, number * self._segment_rows)
-                self.lists[number] = lists
+                found[each] = block.centroids.lists_of(codes, check)
+                block.add(found[each], codes, each * size)
+        return _Step(number, found, block=block)
 
     def _training(self, grid: Grid, coded: Sequence[Codes], segments: int) -> tuple[Bytes, int]:
         """Rows at even distances to train a block of so many segments on, and how many lists it is to have."""
@@ -227,12 +285,12 @@ class InvertedLists:
                 raise ValueError(f"segment {number} is in lists that are not there")
             self.lists.append(some)
 
-    def covered(self, full: int) -> list[int]:
-        """The segments that candidates come from, of a history that has so many full ones; maybe none."""
-        return [number for number in range(full) if self.lists[number] is not None] if full >= self.first else []
+    def covered(self, taken: int) -> list[int]:
+        """The segments that candidates come from, of a history of which so many are taken; maybe none."""
+        return [number for number in range(taken) if self.lists[number] is not None] if taken >= self.first else []
 
     def candidates(self, query: Query, most: int, selected: Mask, effort: float) -> Rows:
-        """About the best `most` of the selected rows of the covered segments; `selected` covers full segments."""
+        """About the best `most` of the selected rows of the covered segments; `selected` covers those taken."""
         bitmap = np.packbits(selected, bitorder="little")
         every = bool(selected.all())
         rows, scores = [], []

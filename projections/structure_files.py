@@ -78,23 +78,26 @@ def read_structure(checkpoints: Checkpoints, manifest: Manifest, content: Conten
 
 def _restored(checkpoints: Checkpoints, manifest: Manifest, content: Content) -> bool:
     files, structure, segments = manifest.structure, content.structure, content.segments
+    if files is None or segments is None or structure is None:
+        return False
+    coded = segments.coded[: structure.ready(segments.rows)]
     # Codes are made for a metric, and a structure is made out of codes.
-    if files is None or segments is None or files.version != _VERSION or manifest.metric != content.metric:
+    if files.version != _VERSION or manifest.metric != content.metric:
         return False
     if isinstance(structure, InvertedLists) and (files.kind, files.first) == ("ivf", structure.first):
         if len(files.middles) > _MOST_BLOCKS:
             raise ValueError(f"{len(files.middles)} blocks of lists are more than there can be")
         middles = [_middles(checkpoints, file, manifest.dimension) for file in files.middles]
         rows = manifest.segment_rows
-        lists = [_lists(checkpoints, each.lists, rows) for each in manifest.segments[: len(segments.coded)]]
-        structure.restore(segments.coded, middles, lists)
+        lists = [_lists(checkpoints, each.lists, rows) for each in manifest.segments[: len(coded)]]
+        structure.restore(coded, middles, lists)
         return True
     # What one FAISS has written is for that FAISS to read.
     if isinstance(structure, Graph) and files.graph is not None and manifest.faiss_version == faiss.__version__:
-        rows = len(segments.coded) * manifest.segment_rows
+        rows = len(coded) * manifest.segment_rows
         if files.graph.size > rows * (manifest.dimension + _GRAPH_ROW) + _GRAPH_HEAD:
             raise Unusable(f"{files.graph.name} is larger than a graph of {rows} rows")
-        structure.restore(segments.coded, files.taken, checkpoints.read_data(files.graph))
+        structure.restore(coded, files.taken, checkpoints.read_data(files.graph))
         structure.written = files.graph
         return True
     return False

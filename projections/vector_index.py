@@ -31,6 +31,7 @@ from eventstore.filters import Everything, parse_filter
 from eventstore.filters import Filter as FilterTree
 from eventstore.reads import EventColumns
 from eventstore.versions import Positions
+from projections.ahead import Ahead
 from projections.answers import Answer, hits_of, query_vectors
 from projections.approximate import Kind, check_effort, check_kind, search
 from projections.audit import Audit, named
@@ -108,6 +109,7 @@ class VectorIndex:
         self._checkpointing = threading.Lock()
         self._indexing_metadata = threading.Lock()
         self._closed = False
+        self._ahead = Ahead()
         self._empty()
         if self._checkpoints is not None:
             found = newest_good(self._checkpoints, store, self._nothing, self._vector_memory)
@@ -119,6 +121,7 @@ class VectorIndex:
         return Content(self.metric, self._segment_rows, self.kind)
 
     def _empty(self) -> None:
+        self._ahead.stop()
         self._content, self._checkpoint_position, self._unsaved = self._nothing(), 0, Unsaved()
 
     # The projection
@@ -166,6 +169,7 @@ class VectorIndex:
                     # Interrupted between the two halves of a row: start over, the history has everything.
                     self._empty()
                     raise
+                self._ahead.begin(self._content.ahead())
                 return
 
     def _columns_past(self, position: int, events: Sequence[Event]) -> EventColumns:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 import json
 import shutil
+import threading
 import warnings
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -276,6 +277,69 @@ def test_an_effort_that_makes_no_sense_is_refused(store: EventStore, effort: Any
 # However it came to be
 
 
+def test_a_segment_is_taken_some_rows_after_it_is_full() -> None:
+    """One that a block begins with, when the next is full; how many are taken depends on the number of rows alone."""
+    lists, size = InvertedLists("ip", 64, 3), 64
+    taken = [lists.ready(rows) for rows in range(size * 14)]
+    assert taken == sorted(taken)
+    for number in range(12):
+        begins = number in (2, 6)  # blocks are [0, 6) and [6, 12); the first is made of three segments
+        assert taken.index(number + 1) == (number + 2) * size if begins else (number + 1) * size + size // 8
+    assert Graph("ip", 64).ready(200) == 3
+
+
+def test_what_a_segment_needs_is_made_before_it_is_taken(store: EventStore, monkeypatch: pytest.MonkeyPatch) -> None:
+    """So that whoever adds the row with which it is taken waits for no training; and the answers are the same."""
+    late = open_index(store, directory=Path(f"{store.path}.late"))
+    monkeypatch.setattr("projections.ahead.Ahead.begin", lambda *given: None)
+    late.catch_up()
+    monkeypatch.undo()
+    index = open_index(store)
+    structure = index._content.structure
+    assert isinstance(structure, InvertedLists)
+    made_by = []
+    original = InvertedLists._step
+
+    def step(*given: Any) -> Any:
+        made_by.append(threading.current_thread().name)
+        return original(*given)
+
+    monkeypatch.setattr(InvertedLists, "_step", step)
+    for event in store.events():
+        index.apply([event])
+        if (thread := index._ahead._thread) is not None:
+            thread.join()
+    assert len(structure.blocks) == 2
+    assert set(made_by) == {"asof-ahead"}
+    assert len(made_by) == len(structure.lists) + (structure._prepared is not None)
+    assert made(index) == made(late)
+    assert answers(index) == answers(late)
+
+
+def test_closing_ends_what_is_made_ahead(store: EventStore, monkeypatch: pytest.MonkeyPatch) -> None:
+    """And so does beginning anew: nobody waits for what is wanted no more."""
+
+    def endless(structure: Any, coded: Any, check: Any) -> None:
+        while True:
+            check()
+
+    monkeypatch.setattr(InvertedLists, "prepare", endless)
+    index = open_index(store)
+    index.catch_up(455)  # a segment has just become full
+    thread = index._ahead._thread
+    assert thread is not None
+    assert thread.is_alive()
+    index.reset()
+    thread.join(30)
+    assert not thread.is_alive()
+    index.catch_up(455)
+    thread = index._ahead._thread
+    assert thread.is_alive()
+    index.close()
+    thread.join(30)
+    assert not thread.is_alive()
+
+
 @pytest.mark.parametrize("metric", METRICS)
 @pytest.mark.parametrize("kind", KINDS)
 def test_grown_reopened_and_rebuilt_indexes_answer_the_same(tmp_path: Path, kind: Any, metric: Any) -> None:
@@ -433,7 +497,9 @@ def test_a_later_checkpoint_writes_only_what_is_new(store: EventStore) -> None:
     index.checkpoint()
     assert index.directory is not None
     before = {**files_of(index.directory, "lists-*"), **files_of(index.directory, "middles-*")}
-    assert len(files_of(index.directory, "lists-*")) == index._content.table.rows // SEGMENT
+    structure = index._content.structure
+    assert structure is not None
+    assert len(files_of(index.directory, "lists-*")) == structure.ready(index._content.table.rows) > 10
     assert len(files_of(index.directory, "middles-*")) == 2
     fill(store, 100, seed=3)
     reopened = open_index(store)
@@ -623,7 +689,7 @@ def test_lists_of_another_first_block_are_not_taken_for_ones_own(
     chosen = open_index(store, "auto")
     structure = chosen._content.structure
     assert isinstance(structure, InvertedLists)
-    assert [(block.start, block.stop) for block in structure.blocks] == [(0, 10), (10, 20)]
+    assert [(block.start, block.stop) for block in structure.blocks] == [(0, 8), (8, 16)]
     fresh = open_index(store, "auto", directory=Path(f"{store.path}.none"))
     fresh.catch_up()
     assert made(chosen) == made(fresh)
