@@ -28,7 +28,8 @@ from eventstore import (
     Update,
     VersionConflict,
 )
-from eventstore.group import Job
+from eventstore import group as group_module
+from eventstore.group import AppendGroup, Job
 from eventstore.operations import prepare
 from eventstore.slices import RecordedEvents
 from replay import verify
@@ -280,3 +281,64 @@ def test_a_group_records_what_its_appends_would_one_by_one(appends: list[Appende
             errors = [[one.operation for one in some if isinstance(one, AsofError)] for some in (outcomes, left)]
             assert errors[0] == errors[1]
         assert [as_told(event) for event in together.events()] == [as_told(event) for event in apart.events()]
+
+
+# Gathering
+
+
+def gathered(monkeypatch: pytest.MonkeyPatch, last: int, coming: Sequence[int]) -> tuple[list[int], int]:
+    """The sizes of groups, the first after one of `last`, and how often its leader waited; while it did, some came."""
+    sizes: list[int] = []
+    pauses = iter(coming)
+    waits = 0
+
+    def commit(jobs: list[Job]) -> None:
+        sizes.append(len(jobs))
+        for one in jobs:
+            one.recorded = []
+
+    def sleep(seconds: float) -> None:
+        nonlocal waits
+        waits += 1
+        assert 0 < seconds < 0.001
+        with group._gate:
+            group._waiting += [Job([], None) for _ in range(next(pauses, 0))]
+
+    group = AppendGroup(commit)
+    group._last = last
+    monkeypatch.setattr(group_module.time, "sleep", sleep)
+    group.run(Job([], None))
+    return sizes, waits
+
+
+@pytest.mark.parametrize(
+    ("last", "coming", "size", "waits"),
+    [
+        (1, [5], 1, 0),  # an append that nobody shares is not kept waiting
+        (4, [2, 1, 1], 4, 2),
+        (4, [1, 0, 5], 2, 2),
+        (4, [0, 5], 1, 1),
+        (3, [8], 9, 1),
+    ],
+)
+def test_a_leader_waits_for_those_of_the_last_group_as_long_as_some_come(
+    monkeypatch: pytest.MonkeyPatch, last: int, coming: list[int], size: int, waits: int
+) -> None:
+    """And no longer than until there are as many."""
+    assert gathered(monkeypatch, last, coming) == ([size], waits)
+
+
+def test_who_appends_alone_after_a_group_waits_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The next time it knows better."""
+    waits: list[float] = []
+    monkeypatch.setattr(group_module.time, "sleep", waits.append)
+
+    def commit(jobs: list[Job]) -> None:
+        for one in jobs:
+            one.recorded = []
+
+    group = AppendGroup(commit)
+    group._last = 16
+    for _ in range(3):
+        group.run(Job([], None))
+    assert len(waits) == 1
