@@ -7,7 +7,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import lru_cache
 from itertools import chain
-from typing import Any
+from typing import Any, NamedTuple
 
 from uuid_utils import uuid7
 
@@ -46,8 +46,7 @@ _MEMORIES_THERE = (
 _MEMORIES_A_QUERY = 500
 
 
-@dataclass(slots=True)
-class Tail:
+class Tail(NamedTuple):
     """The end of the history inside a write transaction: what the next event links to."""
 
     position: int
@@ -214,7 +213,7 @@ class _Append:
     def __init__(
         self, states: _States, salts: Iterator[bytes], tail: Tail, dimension: int | None, instant: int
     ) -> None:
-        self.tail = replace(tail)
+        self.tail = tail
         self.dimension = dimension
         self.latest: dict[str, Recorded] = {}
         self.events: list[EventRow] = []
@@ -301,7 +300,7 @@ class _Append:
         payload = PayloadRow(seq, salt, content, metadata, own_embedding)
         self.events.append(row)
         self.payloads.append(payload)
-        tail.position, tail.recorded_at, tail.hash = seq, recorded_at, row[-1]
+        self.tail = Tail(seq, recorded_at, row.hash)
         recorded = self.latest[memory_id] = Recorded(row, content, metadata, embedding, payload)
         return recorded
 
