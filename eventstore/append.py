@@ -1,12 +1,13 @@
-"""The append: prepared operations become rows, inside the caller's write transaction."""
+"""Appends: prepared operations become rows, inside the caller's write transaction."""
 
 from __future__ import annotations
 
 import os
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from functools import lru_cache
 from itertools import chain
-from typing import Any
+from typing import Any, NamedTuple
 
 from uuid_utils import uuid7
 
@@ -27,7 +28,7 @@ from eventstore.operations import Context, Prepared
 from eventstore.queries import HEAD
 from eventstore.sqlite import sqlite3
 
-__all__ = ["OwnRows", "Recorded", "Tail", "read_tail", "record"]
+__all__ = ["Batch", "OwnRows", "Recorded", "Tail", "read_tail"]
 
 SALT_LENGTH = 16
 
@@ -45,8 +46,7 @@ _MEMORIES_THERE = (
 _MEMORIES_A_QUERY = 500
 
 
-@dataclass(slots=True)
-class Tail:
+class Tail(NamedTuple):
     """The end of the history inside a write transaction: what the next event links to."""
 
     position: int
@@ -96,73 +96,133 @@ def read_tail(rows: OwnRows, known: Tail | None = None) -> Tail:
     return tail
 
 
-def record(
-    source: OwnRows,
-    tail: Tail,
-    operations: Sequence[Prepared],
-    instant: int,
-    dimension: int | None,
-    expected_position: int | None = None,
-) -> list[Recorded]:
-    """Write the operations in order and move `tail`; their embeddings are made.
+class Batch:
+    """Appends that are written together: that of one thread, or those of all the threads that share a transaction.
 
-    They are recorded at `instant`, but for those of an import that come with a time of their own.
-
-    An operation whose event_id is recorded already with the same content is not written again: its event is
-    returned as it stands. Raises before the first row is written.
+    Nothing of them is in the tables before `write`; an append builds on what those before it in the batch will leave.
     """
-    rows = CheckedRows(source)
-    known = _recorded_before(source, rows, operations)
-    if expected_position not in (None, tail.position) and any(one.event_id not in known for one in operations):
-        raise PositionConflict(
-            f"the history is at position {tail.position}, not {expected_position}: read it again and decide anew"
-        )
-    batch = _Batch(source, rows, tail, instant, dimension)
-    batch.expect(operations)
-    results = []
-    for number, operation in enumerate(operations):
-        before = known.get(operation.event_id) if operation.event_id is not None else None
-        try:
-            if before is not None:
-                _require_same(operation, before)
-            results.append(before or batch.take(operation))
-        except AsofError as error:
-            error.operation = number
-            raise
-    batch.write()
-    return results
 
-
-class _Batch:
-    """Rows to be, and the memories' states as they are after each of them."""
-
-    def __init__(self, source: OwnRows, rows: CheckedRows, tail: Tail, instant: int, dimension: int | None) -> None:
+    def __init__(self, source: OwnRows, tail: Tail, dimension: int | None, operations: Sequence[Prepared]) -> None:
+        """`operations` are those of all the appends: what each would have to ask for is got for all at once."""
+        self.tail = tail
+        self.dimension = dimension
         self._source = source
-        self._rows = rows
-        self._tail = tail
-        self._instant = instant
-        self._bytes = None if dimension is None else 4 * dimension
-        # Each memory's latest event, None where it has none. Of one that was there before the append only the header
-        # has been read as long as the memory is in `_unread`.
-        self._latest: dict[str, Recorded | None] = {}
-        self._unread: set[str] = set()
-        self._salts: Iterator[bytes] = iter(())
-        self._context: Context | None = None
-        self._shared: tuple[Any, ...] = ()
         self._events: list[EventRow] = []
         self._payloads: list[PayloadRow] = []
-
-    def expect(self, operations: Sequence[Prepared]) -> None:
-        """Get at once what each of many would have to ask for: salts, and which memories are new, as most are."""
+        rows = CheckedRows(source)
+        self._known = _recorded_before(source, rows, operations)
+        self._states = _States(source, rows, operations)
         salts = os.urandom(SALT_LENGTH * len(operations))
         self._salts = iter([salts[at : at + SALT_LENGTH] for at in range(0, len(salts), SALT_LENGTH)])
+
+    def take(
+        self, operations: Sequence[Prepared], instant: int, expected_position: int | None = None
+    ) -> list[Recorded]:
+        """The events of the next append, in order, and `tail` moved past them; their embeddings are made.
+
+        They are recorded at `instant`, but for those of an import that come with a time of their own.
+
+        An operation whose event_id is recorded already with the same content is not written again: its event is
+        returned as it stands. An `AsofError` leaves the batch as it was.
+        """
+        known = self._known
+        if expected_position not in (None, self.tail.position) and any(one.event_id not in known for one in operations):
+            raise PositionConflict(
+                f"the history is at position {self.tail.position}, not {expected_position}: "
+                "read it again and decide anew"
+            )
+        append = _Append(self._states, self._salts, self.tail, self.dimension, instant)
+        results = []
+        for number, operation in enumerate(operations):
+            before = known.get(operation.event_id) if operation.event_id is not None else None
+            try:
+                if before is not None:
+                    _require_same(operation, before)
+                results.append(before or append.take(operation))
+            except AsofError as error:
+                error.operation = number
+                raise
+        if len({row.event_id for row in append.events}) < len(append.events):
+            raise InvalidOperation("an event_id is given twice in one append: give each event its own")
+        self.tail, self.dimension = append.tail, append.dimension
+        self._events += append.events
+        self._payloads += append.payloads
+        self._states.keep(append.latest)
+        for operation, recorded in zip(operations, results, strict=True):
+            if operation.event_id is not None:
+                known[operation.event_id] = replace(recorded, payload=None)
+        return results
+
+    def write(self) -> None:
+        """Write the rows of all appends that were taken."""
+        self._insert("events", self._events, _EVENTS_A_STATEMENT)
+        self._insert("payloads", self._payloads, _PAYLOADS_A_STATEMENT)
+
+    def _insert(self, table: str, rows: Sequence[tuple[Any, ...]], at_once: int) -> None:
+        for start in range(0, len(rows), at_once):
+            some = rows[start : start + at_once]
+            sql = _insert_sql(table, len(some[0]), len(some))
+            self._source.connection.execute(sql, tuple(chain.from_iterable(some)))
+
+
+@lru_cache(maxsize=256)
+def _insert_sql(table: str, columns: int, rows: int) -> str:
+    places = ",".join([f"({','.join('?' * columns)})"] * rows)
+    return f"INSERT INTO {table} VALUES {places}"
+
+
+class _States:
+    """The latest event of each memory, None where it has none: as the tables have it, or an append that was taken."""
+
+    def __init__(self, source: OwnRows, rows: CheckedRows, operations: Sequence[Prepared]) -> None:
+        self._rows = rows
+        self._latest: dict[str, Recorded | None] = {}
+        # Most memories that are added are new.
         ids = [one.memory_id for one in operations if one.type == "ADD" and one.memory_id is not None]
         if len(ids) < 2:
             return
         for some in chunks(ids, _MEMORIES_A_QUERY):
             sql = _MEMORIES_THERE.format(places=",".join(["(?)"] * len(some)))
-            there = {memory_id for (memory_id,) in self._source.fetch(sql, some)}
+            there = {memory_id for (memory_id,) in source.fetch(sql, some)}
             self._latest.update((memory_id, None) for memory_id in some if memory_id not in there)
+
+    def latest(self, memory_id: str) -> Recorded | None:
+        """A memory's latest event. Of one that is in the tables only the header, until it is `read`."""
+        if memory_id not in self._latest:
+            header = self._rows.last_of(memory_id)
+            self._latest[memory_id] = None if header is None else Recorded(header, None, None, None, None)
+        return self._latest[memory_id]
+
+    def read(self, event: Recorded) -> None:
+        """Fill in the state after an event that is no DELETE."""
+        if event.content is not None:
+            return
+        # What an update keeps gets a digest of its own: what was changed in the file must not come by one that way.
+        payload = self._rows.payloads([event.row])[event.row.seq]
+        event.content, event.metadata = payload.content, payload.metadata
+        event.embedding = self._rows.embedding_of(event.row)
+
+    def keep(self, latest: dict[str, Recorded]) -> None:
+        """Take over what an append has left."""
+        self._latest.update(latest)
+
+
+class _Append:
+    """The rows to be of one append, and the memories' states as they are after each of them."""
+
+    def __init__(
+        self, states: _States, salts: Iterator[bytes], tail: Tail, dimension: int | None, instant: int
+    ) -> None:
+        self.tail = tail
+        self.dimension = dimension
+        self.latest: dict[str, Recorded] = {}
+        self.events: list[EventRow] = []
+        self.payloads: list[PayloadRow] = []
+        self._states = states
+        self._salts = salts
+        self._instant = instant
+        self._context: Context | None = None
+        self._shared: tuple[Any, ...] = ()
 
     def take(self, operation: Prepared) -> Recorded:
         """The event of the next operation; its rows are not written yet."""
@@ -187,8 +247,7 @@ class _Batch:
             raise VersionConflict(memory_id, operation.expected_version or 0, before.row.version)
         if operation.type == "DELETE":
             return self._add_rows(operation, memory_id, before, None, None, None, None)
-        if memory_id in self._unread:
-            self._read(before)
+        self._states.read(before)
         content = before.content if operation.content is None else operation.content
         metadata = before.metadata if operation.metadata is None else operation.metadata
         own = None if operation.embedding == before.embedding else operation.embedding
@@ -206,7 +265,7 @@ class _Batch:
         embedding: bytes | None,
         own_embedding: bytes | None,
     ) -> Recorded:
-        tail, type = self._tail, operation.type
+        tail, type = self.tail, operation.type
         seq = tail.position + 1
         version, prev_seq, add_seq, embedding_seq = 1, None, seq, None
         if before is not None:
@@ -217,7 +276,7 @@ class _Batch:
                 add_seq = before.row.add_seq
         if own_embedding is not None:
             embedding_seq = seq
-            if len(own_embedding) != self._bytes:
+            if len(own_embedding) // 4 != self.dimension:
                 self._check_length(own_embedding)
         if operation.context is not self._context:
             self._context = operation.context
@@ -239,52 +298,22 @@ class _Batch:
         )
         row = EventRow._make((*header, event_hash(tail.hash, *header)))
         payload = PayloadRow(seq, salt, content, metadata, own_embedding)
-        self._events.append(row)
-        self._payloads.append(payload)
-        tail.position, tail.recorded_at, tail.hash = seq, recorded_at, row[-1]
-        recorded = self._latest[memory_id] = Recorded(row, content, metadata, embedding, payload)
-        if before is not None:
-            self._unread.discard(memory_id)
+        self.events.append(row)
+        self.payloads.append(payload)
+        self.tail = Tail(seq, recorded_at, row.hash)
+        recorded = self.latest[memory_id] = Recorded(row, content, metadata, embedding, payload)
         return recorded
 
     def _before(self, memory_id: str) -> Recorded | None:
-        """The memory's latest event, with its state only if that has been read."""
-        if memory_id not in self._latest:
-            header = self._rows.last_of(memory_id)
-            if header is None:
-                self._latest[memory_id] = None
-            else:
-                self._latest[memory_id] = Recorded(header, None, None, None, None)
-                self._unread.add(memory_id)
-        return self._latest[memory_id]
-
-    def _read(self, before: Recorded) -> None:
-        # What an update keeps gets a digest of its own: what was changed in the file must not come by one that way.
-        payload = self._rows.payloads([before.row])[before.row.seq]
-        before.content, before.metadata = payload.content, payload.metadata
-        before.embedding = self._rows.embedding_of(before.row)
-        self._unread.discard(before.row.memory_id)
+        return self.latest.get(memory_id) or self._states.latest(memory_id)
 
     def _check_length(self, embedding: bytes) -> None:
-        # Operations were checked before the lock was taken; another process may have fixed the dimension since.
-        if self._bytes is None:
-            self._bytes = len(embedding)
-        elif len(embedding) != self._bytes:
+        # Operations were checked before the lock was taken; the dimension may have been fixed since.
+        if self.dimension is not None:
             raise DimensionMismatch(
-                f"vector has {len(embedding) // 4} numbers, and this store's vectors have {self._bytes // 4}"
+                f"vector has {len(embedding) // 4} numbers, and this store's vectors have {self.dimension}"
             )
-
-    def write(self) -> None:
-        if len({row.event_id for row in self._events}) < len(self._events):
-            raise InvalidOperation("an event_id is given twice in one append: give each event its own")
-        self._insert("events", self._events, _EVENTS_A_STATEMENT)
-        self._insert("payloads", self._payloads, _PAYLOADS_A_STATEMENT)
-
-    def _insert(self, table: str, rows: Sequence[tuple[Any, ...]], at_once: int) -> None:
-        for start in range(0, len(rows), at_once):
-            some = rows[start : start + at_once]
-            places = ",".join([f"({','.join('?' * len(some[0]))})"] * len(some))
-            self._source.connection.execute(f"INSERT INTO {table} VALUES {places}", tuple(chain.from_iterable(some)))
+        self.dimension = len(embedding) // 4
 
 
 def _recorded_before(source: OwnRows, rows: CheckedRows, operations: Sequence[Prepared]) -> dict[str, Recorded]:

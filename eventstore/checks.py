@@ -32,6 +32,8 @@ __all__ = [
 MAX_ID_LENGTH = 512
 MAX_DIMENSION = 65_536
 
+_FLOAT32 = np.dtype("<f4")
+
 # What orjson would quietly turn into something else (datetimes, dataclasses, enums) is an error here.
 _STRICT = (
     orjson.OPT_SORT_KEYS
@@ -164,6 +166,10 @@ def _text_fault(path: str, value: str) -> str | None:
 
 def check_vector(name: str, value: Any, dimension: int | None, *, allow_zero: bool) -> Vector:
     """A vector as float32, shape `(dimension,)`; of any dimension where `dimension` is None."""
+    if type(value) is np.ndarray and value.dtype == _FLOAT32 and value.shape == (dimension,):
+        # As most are. What is wrong with another is said below; `all` would cost more than everything else here.
+        if b"\0" not in np.isfinite(value).tobytes() and (allow_zero or value[0]):
+            return np.ascontiguousarray(value)
     array = _as_numbers(name, value)
     if array.ndim != 1:
         raise InvalidVector(f"{name} has {array.ndim} dimensions, shape {array.shape}: give one flat vector")

@@ -1,14 +1,16 @@
 """Appends of several threads that wait for the same disk share one sync.
 
-Whoever comes first leads: it commits for all who are waiting by then, wakes them, and wakes the first of those who came
-meanwhile to lead next. Each is still an append of its own: its own instant, and its own error, which leaves the rest of
-the group alone. Ctrl-C may come between any two steps: whoever waits looks now and then whether anybody leads.
+Whoever comes first leads: it waits a moment for those whom the last group had, commits for all who are there by then,
+wakes them, and wakes the first of those who came meanwhile to lead next. Each is still an append of its own: its own
+instant, and its own error, which leaves the rest of the group alone. Ctrl-C may come between any two steps: whoever
+waits looks now and then whether anybody leads.
 """
 
 from __future__ import annotations
 
 import contextlib
 import threading
+import time
 from collections.abc import Callable, Sequence
 from copy import copy
 from dataclasses import dataclass, field
@@ -22,6 +24,8 @@ __all__ = ["AppendGroup", "Job"]
 _MOST_EVENTS = 10_000
 # Who waits looks again after so many seconds, should the one who was to wake it have been interrupted.
 _LOOK_AGAIN = 0.05
+# Seconds in which somebody has to come for a leader to wait on: a fraction of what a sync takes.
+_PAUSE = 0.0001
 
 
 def _locked() -> threading.Lock:
@@ -66,6 +70,7 @@ class AppendGroup:
         self._is_committed = is_committed
         self._waiting: list[Job] = []
         self._leader: Job | None = None
+        self._last = 1  # how many jobs the last group had
         self._gate = threading.Lock()
 
     def run(self, job: Job) -> list[Recorded]:
@@ -89,13 +94,26 @@ class AppendGroup:
         return job.recorded
 
     def _lead(self, own: Job) -> None:
+        self._gather()
         jobs = self._take(own)
+        self._last = len(jobs)
         try:
             self._settle(jobs, own)
         finally:
             for job in jobs:
                 if job.done and job is not own:
                     job.wake()
+
+    def _gather(self) -> None:
+        """Wait for as many as the last group had, as long as some come: they are likely to be about to come again.
+
+        Without that those who append again and again fall into two groups, which pay for two syncs and get in each
+        other's way: the one has just been woken while the other is being committed.
+        """
+        waiting = 0
+        while waiting < len(self._waiting) < self._last:
+            waiting = len(self._waiting)
+            time.sleep(_PAUSE)
 
     def _lead_if_nobody_does(self, job: Job) -> None:
         with self._gate:

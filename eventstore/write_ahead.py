@@ -28,6 +28,7 @@ class WriteAheadLog:
         self._stream: IO[bytes] | None = None
         self.failed = Path(f"{file}-failed")
         """A file that is there from a failed write until the log has been written again."""
+        self._failed = str(self.failed)
 
     def open(self) -> None:
         """Keep hold of the file, for `is_past`: whatever its name may lead to later."""
@@ -40,6 +41,8 @@ class WriteAheadLog:
         earlier round has other salts than the header.
         """
         assert self._stream is not None
+        if os.fstat(self._stream.fileno()).st_size <= limit:
+            return False  # as most often: this is asked after every append
         self._stream.seek(0)
         header = self._stream.read(_HEADER)
         page = int.from_bytes(header[8:12], "big")
@@ -67,7 +70,7 @@ class WriteAheadLog:
         The system forgets what a sync could not write, and goes on showing it. So what is in the log may be on no
         disk; SQLite takes it for recorded, and the next append, synced, would stand behind it and be lost with it.
         """
-        if not self.failed.exists():
+        if not os.access(self._failed, os.F_OK):
             return
         try:
             with contextlib.suppress(FileNotFoundError), open(self._path, "r+b", buffering=0) as log:

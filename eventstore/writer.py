@@ -4,9 +4,8 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Iterator, Sequence
-from dataclasses import replace
 
-from eventstore.append import OwnRows, Recorded, Tail, read_tail, record
+from eventstore.append import Batch, OwnRows, Recorded, Tail, read_tail
 from eventstore.checked import RowSource
 from eventstore.checks import check_matrix
 from eventstore.connections import Connections
@@ -57,15 +56,32 @@ class Transaction:
 
         An `AsofError` is raised before anything of them is written, and leaves the transaction as it was.
         """
-        tail = replace(self.tail)
-        recorded = record(self._source, tail, operations, self.instant, self.dimension, expected_position)
-        self.tail = tail
-        if self.dimension is None:
-            first = next((event.embedding for event in recorded if event.embedding is not None), None)
-            if first is not None:
-                self.dimension = len(first) // 4
-                self.connection.execute("INSERT INTO settings VALUES ('dimension', ?)", (str(self.dimension),))
+        batch = Batch(self._source, self.tail, self.dimension, operations)
+        recorded = batch.take(operations, self.instant, expected_position)
+        self._write(batch)
         return recorded
+
+    def record_each(self, jobs: Sequence[Job]) -> None:
+        """Record appends that share the transaction, each at an instant of its own; fill in their events or errors.
+
+        One that fails leaves the others alone. All that do not are written together, at the end.
+        """
+        batch = Batch(self._source, self.tail, self.dimension, [one for job in jobs for one in job.operations])
+        for job in jobs:
+            try:
+                self.tail = batch.tail
+                self.begin_next_append()
+                job.recorded = batch.take(job.operations, self.instant, job.expected_position)
+            except AsofError as error:
+                job.error = error
+        self._write(batch)
+
+    def _write(self, batch: Batch) -> None:
+        batch.write()
+        self.tail = batch.tail
+        if self.dimension is None and batch.dimension is not None:
+            self.connection.execute("INSERT INTO settings VALUES ('dimension', ?)", (str(batch.dimension),))
+            self.dimension = batch.dimension
 
 
 def recorded_dimension(source: RowSource) -> int | None:
@@ -183,12 +199,7 @@ class Writer:
 
     def _commit(self, jobs: list[Job]) -> None:
         with self.transaction() as transaction:
-            for job in jobs:
-                try:
-                    transaction.begin_next_append()
-                    job.recorded = transaction.record(job.operations, job.expected_position)
-                except AsofError as error:
-                    job.error = error
+            transaction.record_each(jobs)
         events = [event for job in jobs for event in job.recorded or ()]
         self._recent.put([(event.row, event.payload) for event in events if event.payload is not None])
 

@@ -261,15 +261,23 @@ def test_an_append_at_another_position_is_refused(store: EventStore) -> None:
         np.array([1, 0.1, -2]),
         np.array([1, 0.1, -2], np.float32),
         np.array([1, 0.1, -2], ">f8"),
+        np.array([1, 0.1, -2], ">f4"),
         np.array([1, 9, 0.1, 9, -2, 9])[::2],
+        np.array([1, 9, 0.1, 9, -2, 9], np.float32)[::2],
         [np.float64(1), np.float32(0.1), np.int8(-2)],
     ],
     ids=lambda given: type(given).__name__,
 )
 def test_any_array_of_numbers_is_recorded_as_float32(store: EventStore, given: Any) -> None:
     """Lists, tuples, arrays of any type, byte order and stride: little-endian float32, rounded to nearest."""
-    event = store.add("x", vector=given)
-    assert event.embedding == np.array([1, 0.1, -2], "<f4").tobytes()
+    first, second = store.add("x", vector=given), store.add("y", vector=given)
+    assert first.embedding == second.embedding == np.array([1, 0.1, -2], "<f4").tobytes()
+
+
+def test_a_vector_may_begin_with_zero(store: EventStore) -> None:
+    """It has a direction all the same."""
+    given = np.array([0, 0, 3], "<f4")
+    assert [store.add("x", vector=given).embedding for _ in range(2)] == [given.tobytes()] * 2
 
 
 def test_the_callers_array_is_its_own(store: EventStore) -> None:
