@@ -20,7 +20,7 @@ from benchmarks.data import Vectors
 __all__ = ["RawHistory", "Recording", "flat_of", "open_raw", "read_vectors"]
 
 # As the store sets them for its own connections; the page size is in the file.
-_PRAGMAS = ("journal_mode = WAL", "synchronous = FULL", "cache_size = -65536")
+_PRAGMAS = ("journal_mode = WAL", "synchronous = FULL", "cache_size = -65536", "temp_store = MEMORY")
 _LOG_BYTES = 64 * 2**20
 _READ = 1000
 

@@ -22,6 +22,7 @@ __all__ = ["CheckedRows", "RowSource", "chunks", "require_counted"]
 _SOME = 500
 _MANY = 4  # from so many rows on, holding them to the chain together costs less than one after the other
 _TYPES = ("ADD", "UPDATE", "DELETE")
+_NO_ROWS = RecentRows()
 T = TypeVar("T")
 
 
@@ -54,7 +55,7 @@ class CheckedRows:
 
     def __init__(self, source: RowSource, recent: RecentRows | None = None) -> None:
         self._source = source
-        self._recent = recent or RecentRows()
+        self._recent = _NO_ROWS if recent is None else recent
 
     def headers(self, positions: Iterable[int]) -> dict[int, EventRow]:
         """The headers at `positions`; every one of them has to be there."""

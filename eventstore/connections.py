@@ -148,6 +148,8 @@ class Connections:
                 connection.execute(f"PRAGMA application_id = {APPLICATION_ID}")
             connection.execute("PRAGMA journal_mode = WAL")
             self._tune(connection)
+            # What one insert can undo is more than SQLite keeps in memory by itself: it made a file for each append.
+            connection.execute("PRAGMA temp_store = MEMORY")
             connection.execute("BEGIN IMMEDIATE")
             try:
                 if not self.in_memory:

@@ -150,6 +150,24 @@ def test_durability_is_sqlites_synchronous(tmp_path: Path, durability: Any, leve
         assert store._connections._writer.execute("PRAGMA synchronous").fetchone()[0] == level
 
 
+@pytest.mark.skipif(sys.platform == "win32", reason="SQLite looks for the directory elsewhere")
+@pytest.mark.parametrize("setting", ["MEMORY", "FILE"])
+def test_an_append_makes_no_temporary_file(tmp_path: Path, setting: str) -> None:
+    """As SQLite comes, an insert with a trigger makes one, with pages as large as these; a directory shows it."""
+    temporary = tmp_path / "temporary"
+    temporary.mkdir()
+    program = (
+        "import os, sys; from eventstore import EventStore\n"
+        "with EventStore(sys.argv[1]) as store:\n"
+        "    if sys.argv[2] == 'FILE': store._connections._writer.execute('PRAGMA temp_store = FILE')\n"
+        "    os.utime(sys.argv[3], ns=(0, 0))\n"
+        "    store.add('x', vector=[1, 2]); store.add_many(['y'] * 300, vectors=[[1, 2]] * 300)\n"
+    )
+    command = [sys.executable, "-c", program, str(tmp_path / "a.db"), setting, str(temporary)]
+    subprocess.run(command, check=True, timeout=60, env={**os.environ, "SQLITE_TMPDIR": str(temporary)})
+    assert (temporary.stat().st_mtime_ns == 0) == (setting == "MEMORY")
+
+
 @pytest.mark.parametrize(
     ("arguments", "says"),
     [

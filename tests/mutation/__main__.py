@@ -31,6 +31,7 @@ TIMES_A_MUTANT = 5
 
 STORE = ["tests/test_store_append.py", "tests/test_store_retry.py", "tests/test_store_chain.py"]
 STORE += [
+    "tests/test_store_groups.py",
     "tests/test_store_transfer.py",
     "tests/test_store_batches.py",
     "tests/test_store_time.py",
