@@ -198,9 +198,9 @@ class _States:
         if event.content is not None:
             return
         # What an update keeps gets a digest of its own: what was changed in the file must not come by one that way.
-        payload = self._rows.payloads([event.row])[event.row.seq]
-        event.content, event.metadata = payload.content, payload.metadata
-        event.embedding = self._rows.embedding_of(event.row)
+        payload, embedding = self._rows.payloads([event.row])[event.row.seq], self._rows.embedding_of(event.row)
+        # Once all of it has been found good: the next append of a group finds what this one leaves.
+        event.content, event.metadata, event.embedding = payload.content, payload.metadata, embedding
 
     def keep(self, latest: dict[str, Recorded]) -> None:
         """Take over what an append has left."""

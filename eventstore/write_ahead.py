@@ -70,9 +70,9 @@ class WriteAheadLog:
         The system forgets what a sync could not write, and goes on showing it. So what is in the log may be on no
         disk; SQLite takes it for recorded, and the next append, synced, would stand behind it and be lost with it.
         """
-        if not os.access(self._failed, os.F_OK):
-            return
         try:
+            if not _is_there(self._failed):
+                return
             with contextlib.suppress(FileNotFoundError), open(self._path, "r+b", buffering=0) as log:
                 while some := log.read(2**20):
                     log.seek(-len(some), os.SEEK_CUR)
@@ -105,3 +105,12 @@ class WriteAheadLog:
                 last.callback(reader.close)
                 reader.execute("SELECT 1 FROM sqlite_master").fetchone()
             connection.close()
+
+
+def _is_there(path: str) -> bool:
+    # Not `os.access`: it answers no where the disk does not answer.
+    try:
+        os.stat(path)
+    except FileNotFoundError:
+        return False
+    return True

@@ -93,7 +93,7 @@ def recorded_dimension(source: RowSource) -> int | None:
     said, held = source.fetch(DIMENSION)[0]
     if said is None and held is None:
         return None
-    if not isinstance(held, int) or held % 4 or said != str(held // 4):
+    if not isinstance(held, int) or not held or held % 4 or said != str(held // 4):
         raise CorruptHistory(
             f"the recorded dimension of {source.path} is not that of its first embedding: run `replay verify`"
         )

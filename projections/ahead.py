@@ -10,6 +10,8 @@ __all__ = ["Ahead"]
 
 Check = Callable[[], None]
 
+_NAME = "asof-ahead"
+
 
 class _Stopped(Exception):
     """The work is wanted no more."""
@@ -29,7 +31,7 @@ class Ahead:
         """Begin a piece of work, if there is any and none under way; what it is to call now and then may end it."""
         if work is not None and (self._thread is None or not self._thread.is_alive()):
             self._stop = threading.Event()
-            self._thread = threading.Thread(target=_done, args=(work, self._stop), name="asof-ahead")
+            self._thread = threading.Thread(target=_done, args=(work, self._stop), name=_NAME)
             with contextlib.suppress(RuntimeError):  # no more threads: it is done when it is needed
                 self._thread.start()
 
@@ -40,9 +42,15 @@ class Ahead:
 
 def _done(work: Callable[[Check], None], stop: threading.Event) -> None:
     def check() -> None:
-        # The interpreter waits for its threads before it ends: this one shall not keep it.
-        if stop.is_set() or not threading.main_thread().is_alive():
+        if stop.is_set() or _is_ending():
             raise _Stopped
 
-    with contextlib.suppress(_Stopped):
+    # What goes wrong here goes wrong again for who needs the result, and is raised there.
+    with contextlib.suppress(Exception):
         work(check)
+
+
+def _is_ending() -> bool:
+    """Whether the interpreter waits for nothing but threads like this one: they shall not keep it."""
+    others = (thread for thread in threading.enumerate() if thread.name != _NAME and not thread.daemon)
+    return not any(thread.is_alive() for thread in others)

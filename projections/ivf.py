@@ -185,6 +185,7 @@ class InvertedLists:
         self._segment_rows = segment_rows
         self._making = threading.Lock()
         self._prepared: _Step | None = None
+        self._tried = -1  # the segment that was last to be prepared
 
     def bounds(self, number: int) -> tuple[int, int]:
         """Of the block that a segment is in: the first segment, and the first one past it."""
@@ -200,13 +201,14 @@ class InvertedLists:
         return full - 1 if full and (begins or more < _AHEAD * self._segment_rows) else full
 
     def is_behind(self, full: int) -> bool:
-        """Whether `prepare` can make something, where so many segments are full."""
-        return self._prepared is None and len(self.lists) < full
+        """Whether there is something for `prepare` to make, where so many segments are full; each is tried once."""
+        return self._tried < len(self.lists) < full
 
     def prepare(self, coded: Sequence[Codes], check: Check) -> None:
         """Make what the next full segment needs, beside searches; `coded` has the codes of all full segments."""
         with self._making:
             if self.is_behind(len(coded)):
+                self._tried = len(self.lists)
                 self._prepared = self._step(coded[: len(self.lists) + 1], check)
 
     def fold(self, coded: Sequence[Codes]) -> None:

@@ -29,7 +29,7 @@ __all__ = ["lists_of", "read_structure", "write_structure"]
 _VERSION = 4
 # Each is twice as long as all before it.
 _MOST_BLOCKS = 40
-# The links of a row, about 250 bytes, and what stands before the rows; each more than it can be.
+# The links of a row, about 200 bytes, and what stands before the rows; each more than it can be.
 _GRAPH_ROW, _GRAPH_HEAD = 1024, 2**20
 
 

@@ -69,6 +69,44 @@ def test_without_a_thread_nothing_is_done(monkeypatch: pytest.MonkeyPatch) -> No
     assert done.wait(WAIT)
 
 
+def test_what_goes_wrong_is_left_to_who_needs_it(capfd: pytest.CaptureFixture[str]) -> None:
+    """Nothing is printed, and the next piece is done."""
+
+    def fail(check: Callable[[], None]) -> None:
+        raise MemoryError
+
+    ahead, done = Ahead(), threading.Event()
+    ahead.begin(fail)
+    assert ahead._thread is not None
+    ahead._thread.join(WAIT)
+    ahead.begin(lambda check: done.set())
+    assert done.wait(WAIT)
+    assert capfd.readouterr() == ("", "")
+
+
+def run(program: str) -> tuple[int, str, str]:
+    """What a process ends with and prints."""
+    ended = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, timeout=WAIT)
+    return ended.returncode, ended.stdout, ended.stderr
+
+
+def test_it_goes_on_while_other_threads_do() -> None:
+    """Where the main thread has come to its end and the process has not."""
+    program = (
+        "import threading, time\n"
+        "from projections.ahead import Ahead\n"
+        "def work(check):\n"
+        "    while threading.main_thread().is_alive(): time.sleep(0.01)\n"
+        "    for _ in range(10): check()\n"
+        "    print('done', flush=True)\n"
+        "    worked.set()\n"
+        "worked = threading.Event()\n"
+        "threading.Thread(target=worked.wait, args=(20,)).start()\n"
+        "ahead = Ahead(); ahead.begin(work)\n"
+    )
+    assert run(program) == (0, "done\n", "")
+
+
 def test_a_process_that_ends_does_not_wait_for_it() -> None:
     """Nor is anything printed."""
     program = (
@@ -80,5 +118,4 @@ def test_a_process_that_ends_does_not_wait_for_it() -> None:
         "        check(); time.sleep(0.01)\n"
         "ahead = Ahead(); ahead.begin(work); time.sleep(0.1)\n"
     )
-    ended = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, timeout=WAIT)
-    assert (ended.returncode, ended.stdout, ended.stderr) == (0, "began", "")
+    assert run(program) == (0, "began", "")

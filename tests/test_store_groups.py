@@ -235,6 +235,17 @@ def test_damage_that_one_append_meets_fails_that_one_alone(store: EventStore) ->
     assert kinds([outcome(one) for one in jobs]) == [1, CorruptHistory, CorruptHistory, 1]
 
 
+def test_a_damaged_embedding_fails_every_append_that_keeps_it(store: EventStore) -> None:
+    """Also the second of a group: what the first had read of the memory by then is no state to build on."""
+    store.append([add("a"), Update(memory_id="a", metadata={"n": 1})])
+    store._connections._writer.execute("DROP TRIGGER payloads_no_update")
+    store._connections._writer.execute("UPDATE payloads SET embedding = zeroblob(length(embedding)) WHERE seq = 1")
+    jobs = [job(store, [Update(memory_id="a", metadata={"n": number})]) for number in (2, 3)]
+    store._writer._group._settle(jobs, jobs[0])
+    assert kinds([outcome(one) for one in jobs]) == [CorruptHistory, CorruptHistory]
+    assert store.position == 2
+
+
 def test_the_end_of_time_is_each_appends_own_error(store: EventStore) -> None:
     """When no later instant is left, what was before it in the group is recorded."""
     clock = Clock()

@@ -316,6 +316,86 @@ def test_what_a_segment_needs_is_made_before_it_is_taken(store: EventStore, monk
     assert answers(index) == answers(late)
 
 
+def full_segments(store: EventStore) -> list[Codes]:
+    """The codes of the full segments of a history."""
+    with open_index(store) as index:
+        index.catch_up()
+        assert index._content.segments is not None
+        return index._content.segments.coded
+
+
+def never() -> None:
+    """What a thread that is not to end calls now and then."""
+
+
+def test_what_was_made_too_late_is_not_used(store: EventStore) -> None:
+    """A thread that comes when its segment has been taken makes nothing; nor does it try twice."""
+    coded = full_segments(store)
+    plain, late = InvertedLists("cosine", SEGMENT, 3), InvertedLists("cosine", SEGMENT, 3)
+    plain.fold(coded[:9])
+    late.fold(coded[:5])
+    late.prepare(coded[:5], never)
+    assert late._prepared is None
+    late.prepare(coded[:7], never)
+    assert late._prepared is not None
+    assert late._prepared.number == 5
+    assert not late.is_behind(7)
+    late.fold(coded[:9])
+    assert late._prepared is None
+    assert [lists.tolist() for lists in late.lists if lists is not None] == [
+        lists.tolist() for lists in plain.lists if lists is not None
+    ]
+
+
+@pytest.mark.parametrize(("taken", "least"), [(2, 4), (4, 1)])
+def test_what_is_made_ahead_can_be_ended(store: EventStore, taken: int, least: int) -> None:
+    """In training, and in the search for the lists of rows: it calls now and then what may end it."""
+    coded, calls = full_segments(store), []
+    lists = InvertedLists("cosine", SEGMENT, 3)
+    lists.fold(coded[:taken])
+    lists.prepare(coded[: taken + 1], lambda: calls.append(taken))
+    assert len(calls) >= least
+
+    def end() -> None:
+        raise InterruptedError
+
+    lists = InvertedLists("cosine", SEGMENT, 3)
+    lists.fold(coded[:taken])
+    with pytest.raises(InterruptedError):
+        lists.prepare(coded[: taken + 1], end)
+    assert lists._prepared is None
+    assert not lists.is_behind(taken + 1)
+    lists.fold(coded[: taken + 1])
+    assert len(lists.lists) == taken + 1
+
+
+def test_who_needs_what_is_being_made_waits_for_it(store: EventStore, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It is not made twice."""
+    coded, began, go_on = full_segments(store), threading.Event(), threading.Event()
+    lists, steps = InvertedLists("cosine", SEGMENT, 3), []
+    original = InvertedLists._step
+    monkeypatch.setattr(InvertedLists, "_step", lambda *given: (steps.append(len(given[1])), original(*given))[1])
+
+    def check() -> None:
+        began.set()
+        assert go_on.wait(30)
+
+    lists.fold(coded[:2])
+    maker = threading.Thread(target=lists.prepare, args=(coded[:3], check))
+    maker.start()
+    assert began.wait(30)
+    taker = threading.Thread(target=lists.fold, args=(coded[:3],))
+    taker.start()
+    taker.join(0.05)
+    assert taker.is_alive()
+    assert len(lists.lists) == 2
+    go_on.set()
+    for thread in (maker, taker):
+        thread.join(30)
+    assert steps == [1, 2, 3]
+    assert (len(lists.lists), len(lists.blocks)) == (3, 1)
+
+
 def test_closing_ends_what_is_made_ahead(store: EventStore, monkeypatch: pytest.MonkeyPatch) -> None:
     """And so does beginning anew: nobody waits for what is wanted no more."""
 
