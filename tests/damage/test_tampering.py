@@ -330,6 +330,16 @@ def test_a_dimension_that_was_changed_is_refused(tmp_path: Path, value: str | No
         assert len(list(store.events())) == 9
 
 
+def test_a_dimension_of_no_numbers_is_refused(tmp_path: Path) -> None:
+    """Though the first embedding has none either."""
+    make(tmp_path)
+    changes = ("UPDATE settings SET value = '0'", ()), ("UPDATE payloads SET embedding = x'' WHERE seq = 1", ())
+    _tamper(database(tmp_path), changes)
+    with EventStore(database(tmp_path)) as store:
+        with pytest.raises(CorruptHistory, match="dimension"):
+            store.add("x", vector=np.empty(0, dtype=np.float32))
+
+
 @pytest.mark.parametrize(("before", "serial_type"), [(-7, 0x80), (1, 0), (1, 8), (1, 0x4B), (1, 0x4D)])
 def test_a_hash_that_is_no_hash(tmp_path: Path, before: int, serial_type: int) -> None:
     """The type of a column changed in the row itself, where no constraint looks: absent, null, a number, text."""
