@@ -24,9 +24,9 @@ _LEVELS = 127
 _ROWS_AT_ONCE = 1024
 # New rows are coded with the scale that is there until their error grows to this many times what it was.
 _TOLERATED = 1.3
-# Where such a share of the rows passes, going through all of them costs no more than FAISS's look at each: for 384
-# numbers. So many more are looked for than would do if those that pass lay evenly.
-_MOST_PASS = 0.5
+# Where such a share of the rows passes, going through all of them costs no more than FAISS's look at each. So many more
+# are looked for than would do if those that pass lay evenly.
+_MOST_PASS = 0.75
 _WIDER = 32
 
 
