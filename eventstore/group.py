@@ -174,12 +174,13 @@ class AppendGroup:
     def _take(self, own: Job) -> list[Job]:
         """The own job and those before and behind it, in their order, as long as the transaction stays moderate."""
         with self._gate:
-            events, count = 0, 0
-            for count, job in enumerate(self._waiting, 1):  # noqa: B007 - used below
-                events += len(job.operations)
-                if events > _MOST_EVENTS:
-                    break
-            taken = self._waiting[:count]
+            events, taken = len(own.operations), []
+            for job in self._waiting:
+                if job is own:
+                    taken.append(job)
+                elif events <= _MOST_EVENTS:
+                    taken.append(job)
+                    events += len(job.operations)
             if own not in taken:
                 taken.append(own)
             self._waiting = [job for job in self._waiting if job not in taken]

@@ -214,3 +214,16 @@ def test_a_group_is_of_moderate_size(events: int) -> None:
     at_once(lambda number: group.run(Job(operations, None)))
     assert sum(sizes) == THREADS * events
     assert max(sizes) <= 10_000 + events
+
+
+@pytest.mark.parametrize("place", [0, 1, 2, 5])
+def test_the_leaders_own_append_counts_wherever_it_waits(place: int) -> None:
+    """Large ones before it do not make a group larger, nor does it wait for a later one; the order stays."""
+    group = AppendGroup(lambda jobs: None)
+    waiting = [Job([None] * 6_000, None) for _ in range(6)]  # type: ignore[list-item]
+    group._waiting = list(waiting)
+    taken = group._take(waiting[place])
+    assert waiting[place] in taken
+    assert len(taken) == 2
+    assert taken == sorted(taken, key=waiting.index)
+    assert group._waiting == [job for job in waiting if job not in taken]
