@@ -186,7 +186,7 @@ class Checkpoints:
         """Fill buffers, together as long as a data file, one after the other with its bytes; checked by CRC-32.
 
         What is in them is not to be used before this returns. They hold numbers only, nothing that is parsed, of which
-        there can be gigabytes: CRC-32 takes a third of the time of SHA-256, and finds damage as well. Who alters a file
+        there can be gigabytes: CRC-32 takes less time than SHA-256, and finds damage as well. Who alters a file
         on purpose could alter what the manifest says of it too, and is found by comparing with the history.
         """
         crc, size = 0, 0

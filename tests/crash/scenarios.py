@@ -163,20 +163,17 @@ def prepare_log(directory: Path) -> None:
         path.write_bytes(content)
 
 
-def prepare_index(directory: Path) -> None:
+def prepare_index(directory: Path, open_one: Callable[[EventStore], VectorIndex] = open_index) -> None:
     """A history of `BASE`, and an index with a checkpoint of it."""
     prepare_store(directory)
-    with open_store(directory) as store, open_index(store) as index:
+    with open_store(directory) as store, open_one(store) as index:
         index.catch_up()
         index.checkpoint()
 
 
 def prepare_lists(directory: Path) -> None:
     """The same, of an approximate index."""
-    prepare_store(directory)
-    with open_store(directory) as store, open_lists(store) as index:
-        index.catch_up()
-        index.checkpoint()
+    prepare_index(directory, open_lists)
 
 
 def prepare_nothing(directory: Path) -> None:
