@@ -435,13 +435,19 @@ def filtered(index: VectorIndex) -> list[Any]:
     return [list(index.search(QUERY, 60, filter=filter, as_of=at)) for filter in FILTERS for at in (None, 33, 61)]
 
 
+def filtered_and_written(store: EventStore) -> list[Any]:
+    """The answers of an index that has written a checkpoint afterwards, its filters' columns too."""
+    with open_index(store) as index:
+        expected = filtered(index)
+        index.checkpoint()
+    return expected
+
+
 def test_metadata_are_read_from_the_checkpoint_once_filters_have_been_used(
     store: EventStore, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Opening a long history again, the first filtered search reads none of it."""
-    with open_index(store) as index:
-        expected = filtered(index)
-        index.checkpoint()
+    expected = filtered_and_written(store)
     reopened = open_index(store)
     store.add("late", vector=QUERY, metadata={"n": 7})
     read: list[int] = []
@@ -458,9 +464,7 @@ def test_metadata_that_take_much_room_are_left_to_the_history(
     store: EventStore, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """None are written, and none that somebody else wrote are read."""
-    with open_index(store) as index:
-        expected = filtered(index)
-        index.checkpoint()
+    expected = filtered_and_written(store)
     monkeypatch.setattr("projections.snapshot._METADATA_BYTES", 1)
     with pytest.warns(CheckpointWarning, match="is larger than any that is written"):
         index = open_index(store)
@@ -487,9 +491,7 @@ def test_a_checkpoint_by_who_used_no_filter_keeps_the_metadata(
     store: EventStore, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """And reads, hashes and writes nothing of the full segments that are there."""
-    with open_index(store) as index:
-        expected = filtered(index)
-        index.checkpoint()
+    expected = filtered_and_written(store)
     with open_index(store) as index:
         store.add("late", vector=QUERY)
         index.catch_up()
@@ -533,9 +535,7 @@ def test_metadata_that_are_gone_when_it_is_opened_are_passed_over(store: EventSt
 @pytest.mark.parametrize("damage", ["flip", "truncate", "remove"])
 def test_damaged_metadata_are_passed_over(store: EventStore, damage: str) -> None:
     """The history has them."""
-    with open_index(store) as index:
-        expected = filtered(index)
-        index.checkpoint()
+    expected = filtered_and_written(store)
     reopened = open_index(store)
     assert reopened.directory is not None
     path = next(reopened.directory.glob("metadata-000002-*"))
@@ -550,9 +550,7 @@ def test_damaged_metadata_are_passed_over(store: EventStore, damage: str) -> Non
 
 def test_metadata_that_another_process_has_pruned_are_no_damage(store: EventStore) -> None:
     """They went with the generation that named them; the history fills in without a word."""
-    with open_index(store) as index:
-        expected = filtered(index)
-        index.checkpoint()
+    expected = filtered_and_written(store)
     reopened = open_index(store)
     assert reopened.directory is not None
     for path in [*reopened.directory.glob("metadata-*"), *reopened.directory.glob("generation-*")]:
@@ -590,9 +588,7 @@ def test_an_interrupt_while_metadata_are_read_costs_no_answer(
     store: EventStore, monkeypatch: pytest.MonkeyPatch, file: int, after: bool
 ) -> None:
     """Before a file's rows are taken, or right after: no file is taken twice, and none is left out."""
-    with open_index(store) as index:
-        expected = filtered(index)
-        index.checkpoint()
+    expected = filtered_and_written(store)
     original, taken = MetadataIndex.extend_packed, [0]
 
     def interrupted(self: MetadataIndex, content: bytes, count: int) -> None:
