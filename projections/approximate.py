@@ -18,7 +18,9 @@ from projections.hnsw import Graph
 from projections.ivf import InvertedLists
 from projections.nearest import nearest, nearest_beside
 from projections.scoring import Floats, Metric, Query
-from projections.segments import Mask, Rows, Segments
+from projections.segments import Segments
+from projections.selection import Selection
+from projections.vectors import Rows
 
 __all__ = ["Kind", "Structure", "check_effort", "check_kind", "new_structure", "search"]
 
@@ -33,9 +35,9 @@ LISTS_FROM = 4
 # Selections of so many of the rows that a structure has, or of such a share of them, are searched exactly.
 FEW_ROWS = 10_000
 FEW_SHARE = 0.1
-# So many candidates for k hits: the ten best by codes are among the 33 best or so of sentence embeddings.
+# So many candidates for k hits: the ten best of sentence embeddings are among the 18 best or so by codes.
 PER_HIT = 2
-SPARE = 48
+SPARE = 16
 
 
 class Structure(Protocol):
@@ -54,8 +56,8 @@ class Structure(Protocol):
     def covered(self, taken: int) -> list[int]:
         """The segments that candidates come from, of a history of which so many are taken; maybe none."""
 
-    def candidates(self, query: Query, most: int, selected: Mask, effort: float) -> Rows | None:
-        """About the best `most` of the selected rows of the covered segments; `selected` covers those taken.
+    def candidates(self, query: Query, most: int, selection: Selection, taken: int, effort: float) -> Rows | None:
+        """About the best `most` of the selected rows of the covered segments, where `taken` segments are taken.
 
         None where it is no good for the query.
         """
@@ -87,31 +89,35 @@ def new_structure(kind: Kind, metric: Metric, segment_rows: int) -> InvertedList
 
 
 def search(
-    segments: Segments, structure: Structure | None, queries: Sequence[Vector], k: int, selected: Mask, effort: float
+    segments: Segments,
+    structure: Structure | None,
+    queries: Sequence[Vector],
+    k: int,
+    selection: Selection,
+    effort: float,
 ) -> list[tuple[Rows, Floats, Kind]]:
     """For each query the `k` best of the selected rows, their scores, and how they were found: `"flat"` says exactly.
 
-    `selected` covers the rows that there were at the position that is searched.
+    Of a selection for the position that is searched.
     """
     found: list[tuple[Rows, Floats, Kind] | None] = [None] * len(queries)
-    if structure is not None and (parts := _covered(segments, structure, k, selected)):
+    if structure is not None and (parts := _covered(structure, k, selection, segments.segment_rows)):
         kind = check_kind(structure.kind)
         for number, query in enumerate(queries):
-            rows = _approximately(segments, structure, Query(segments.metric, query), k, selected, effort, parts)
+            rows = _approximately(segments, structure, Query(segments.metric, query), k, selection, effort, parts)
             found[number] = None if rows is None else (*rows, kind)
     left = [query for query, one in zip(queries, found, strict=True) if one is None]
-    exact = nearest(segments, left, k, selected)
+    exact = nearest(segments, left, k, selection)
     return [one or (*next(exact), "flat") for one in found]
 
 
-def _covered(segments: Segments, structure: Structure, k: int, selected: Mask) -> list[int]:
+def _covered(structure: Structure, k: int, selection: Selection, size: int) -> list[int]:
     """The segments that the structure is asked for; none where so few of their rows are selected that it is no good.
 
     Depends on the selection, and on what there was by then: an index that has grown since answers the same.
     """
-    size = segments.segment_rows
-    parts = structure.covered(structure.ready(len(selected)))
-    there = sum(int(np.count_nonzero(selected[n * size : (n + 1) * size])) for n in parts)
+    parts = structure.covered(structure.ready(len(selection.mask)))
+    there = sum(selection.parts[number].count for number in parts if number in selection.parts)
     return parts if there > max(FEW_ROWS, FEW_SHARE * len(parts) * size, PER_HIT * k + SPARE) else []
 
 
@@ -120,14 +126,14 @@ def _approximately(
     structure: Structure,
     query: Query,
     k: int,
-    selected: Mask,
+    selection: Selection,
     effort: float,
     parts: list[int],
 ) -> tuple[Rows, Floats] | None:
     """What `nearest` gives, but for a few hits; None where the structure is no good for it."""
-    taken = structure.ready(len(selected)) * segments.segment_rows
-    candidates = structure.candidates(query, PER_HIT * k + SPARE, selected[:taken], effort)
+    taken = structure.ready(len(selection.mask))
+    candidates = structure.candidates(query, PER_HIT * k + SPARE, selection, taken, effort)
     if candidates is None:
         return None
-    rows, scores = nearest_beside(segments, query, k, selected, candidates, set(parts))
+    rows, scores = nearest_beside(segments, query, k, selection, candidates, set(parts))
     return (rows, scores) if len(rows) == k else None

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import functools
+import threading
 from collections.abc import Callable
 
 import numpy as np
 
 from eventstore import CorruptHistory, Vector
+from eventstore.filters import Everything, Filter
 from eventstore.reads import EventColumns
 from eventstore.versions import Positions
 from projections.approximate import Kind, new_structure
@@ -17,8 +19,11 @@ from projections.metadata_index import MetadataIndex
 from projections.rows import RowTable
 from projections.scoring import Metric
 from projections.segments import Segments
+from projections.selection import Selection
 
 __all__ = ["Content"]
+
+_REMEMBERED = 8
 
 
 class Content:
@@ -38,6 +43,8 @@ class Content:
         self.kind: Kind = kind
         self.structure = new_structure(kind, metric, segment_rows)
         self.metadata = MetadataIndex()
+        self._selections: dict[tuple[int, Filter], Selection] = {}
+        self._remembering = threading.Lock()
         self.metadata_files: list[tuple[DataFile | None, int]] = []
         self.written: dict[int, SegmentFiles] = {}
 
@@ -77,6 +84,24 @@ class Content:
             full = segments.rows // segments.segment_rows
             return functools.partial(structure.prepare, segments.coded) if structure.is_behind(full) else None
         return None
+
+    def selection(self, position: int, filter: Filter) -> Selection:
+        """The rows that were alive at a position and match a filter, whose rows up to there are indexed.
+
+        The last few are remembered: what was alive at a position never changes.
+        """
+        asked = position, filter
+        found = self._selections.get(asked)
+        if found is None:
+            mask = self.table.alive(position)
+            if not isinstance(filter, Everything):
+                mask &= self.metadata.matching(filter, len(mask))
+            found = Selection(mask, self.segment_rows)
+            with self._remembering:
+                self._selections[asked] = found
+                while len(self._selections) > _REMEMBERED:
+                    del self._selections[next(iter(self._selections))]
+        return found
 
     def _vectors_of_rows(self, columns: EventColumns) -> Vector:
         """The vector of each event that is not a DELETE: its own, one before it in the columns, or an indexed one."""

@@ -21,7 +21,8 @@ from projections.checkpoints import DataFile
 from projections.codes import Codes
 from projections.grid import Bytes, Grid, unpacked
 from projections.scoring import Floats, Metric, Query
-from projections.segments import Mask, Rows
+from projections.selection import Selection, selector_of
+from projections.vectors import Rows
 
 __all__ = ["Graph"]
 
@@ -31,9 +32,11 @@ faiss: Any = _faiss  # its types lack much of what a graph has
 # 98,304 sentence embeddings takes no longer to make.
 _NEIGHBOURS = 24
 _BREADTH_OF_ADDING = 100
-# How many rows a search keeps in view at effort 1, among so many; of more rows, with the root of their number.
+# How many rows a search keeps in view at effort 1, among so many; of more rows, with the root of their number. And at
+# least so many more than it is to find.
 _BREADTH = 64
 _BREADTH_ROWS = 65_536
+_BREADTH_SPARE = 32
 _SEED = 20_261_124
 # By so large a part of its length a query by l2 may be cut off at the ends of the grid.
 _TOLERATED = 0.1
@@ -143,8 +146,8 @@ class Graph:
         """The segments that candidates come from, of a history of which so many are taken; maybe none."""
         return [number for number in range(taken) if self.taken[number]] if taken == len(self.taken) else []
 
-    def candidates(self, query: Query, most: int, selected: Mask, effort: float) -> Rows | None:
-        """About the best `most` of the selected rows of the covered segments; `selected` covers those taken.
+    def candidates(self, query: Query, most: int, selection: Selection, taken: int, effort: float) -> Rows | None:
+        """About the best `most` of the selected rows of the covered segments, where `taken` segments are taken.
 
         None for a query that is so far out that a graph is no good for it.
         """
@@ -153,11 +156,12 @@ class Graph:
         if asked is None:
             return None
         count, selector = len(parts) * size, None
-        breadth = effort * _BREADTH * math.sqrt(max(1.0, count / _BREADTH_ROWS))
-        if not selected.all():
-            chosen = selected.reshape(-1, size)[parts].ravel()
+        breadth = _BREADTH * math.sqrt(max(1.0, count / _BREADTH_ROWS))
+        breadth = effort * max(breadth, most + _BREADTH_SPARE)
+        if not selection.whole_until(taken * size):
+            chosen = selection.mask[: taken * size].reshape(-1, size)[parts].ravel()
             breadth *= count / np.count_nonzero(chosen)  # few of those in view are selected
-            selector = faiss.IDSelectorBitmap(np.packbits(chosen, bitorder="little"))
+            selector = selector_of(chosen)
         parameters = faiss.SearchParametersHNSW(efSearch=max(most, math.ceil(breadth)), sel=selector)
         _, found = self._index.search(asked[None, :], most, params=parameters)
         ids = found[0][found[0] >= 0].astype(np.int64)

@@ -17,6 +17,7 @@ import math
 import threading
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import faiss
 import numpy as np
@@ -26,7 +27,8 @@ from eventstore import Vector
 from projections.codes import Codes
 from projections.grid import LEVELS, Bytes, Grid, unpacked
 from projections.scoring import Floats, Metric, Query, norms_of
-from projections.segments import Mask, Rows
+from projections.selection import Selection, selector_of
+from projections.vectors import Rows
 
 __all__ = ["MOST_LISTS", "Block", "Centroids", "Check", "InvertedLists", "ListNumbers"]
 
@@ -147,7 +149,7 @@ class Block:
         rows = np.arange(first_row, first_row + len(lists), dtype=np.int64)
         self._index.add_sa_codes(np.concatenate([prefix, codes], axis=1), rows)
 
-    def search(self, query: Query, most: int, effort: float, selector: faiss.IDSelector | None) -> tuple[Rows, Floats]:
+    def search(self, query: Query, most: int, effort: float, selector: Any) -> tuple[Rows, Floats]:
         """The best `most` rows of the nearest lists, and about what their scores are."""
         probes = min(self.centroids.count, math.ceil(effort * _PROBES_PER_ROOT * math.sqrt(self.centroids.count)))
         numbers, step = self.grid.asked(query.wide)
@@ -291,20 +293,18 @@ class InvertedLists:
         """The segments that candidates come from, of a history of which so many are taken; maybe none."""
         return [number for number in range(taken) if self.lists[number] is not None] if taken >= self.first else []
 
-    def candidates(self, query: Query, most: int, selected: Mask, effort: float) -> Rows:
-        """About the best `most` of the selected rows of the covered segments; `selected` covers those taken."""
-        bitmap = np.packbits(selected, bitorder="little")
-        every = bool(selected.all())
+    def candidates(self, query: Query, most: int, selection: Selection, taken: int, effort: float) -> Rows:
+        """About the best `most` of the selected rows of the covered segments, where `taken` segments are taken."""
+        size = self._segment_rows
+        # Of segments that were taken later the lists have rows too.
+        whole = taken == len(self.lists) and selection.whole_until(taken * size)
+        selector = None if whole else selector_of(selection.mask[: taken * size])
         rows, scores = [], []
         for block in self.blocks:
-            start, stop = block.start * self._segment_rows, block.stop * self._segment_rows
-            if not selected[start:stop].any():
-                continue
-            whole = every and min(stop, len(self.lists) * self._segment_rows) <= len(selected)
-            selector = None if whole else faiss.IDSelectorBitmap(bitmap)  # type: ignore[call-arg, arg-type]
-            found, about = block.search(query, most, effort, selector)
-            rows.append(found)
-            scores.append(about)
+            if any(number in selection.parts for number in range(block.start, min(block.stop, taken))):
+                found, about = block.search(query, most, effort, selector)
+                rows.append(found)
+                scores.append(about)
         candidates = np.concatenate(rows)
         order = np.lexsort((candidates, -np.concatenate(scores)))[:most]
         return candidates[order]

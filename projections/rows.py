@@ -69,7 +69,10 @@ class RowTable:
             raise CorruptHistory("an event points at an embedding that is not there: run `replay verify`")
         return rows.astype(np.int64)
 
+    def born_by(self, position: int) -> int:
+        """How many rows were born by `position`."""
+        return int(np.searchsorted(self.born, np.uint32(position), side="right"))
+
     def alive(self, position: int) -> Mask:
         """Which of the rows born by `position` were alive then, shape `(rows born by then,)`."""
-        born_by_then = int(np.searchsorted(self.born, np.uint32(position), side="right"))
-        return self._died[:born_by_then] > position
+        return self._died[: self.born_by(position)] > position

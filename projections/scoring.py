@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator
-from dataclasses import dataclass
 from typing import Any, Literal, get_args
 
 import numpy as np
@@ -21,7 +20,6 @@ __all__ = [
     "SMALL",
     "Metric",
     "Query",
-    "Scored",
     "check_metric",
     "distance_bounds",
     "exact_scores",
@@ -132,16 +130,6 @@ class Query:
             self.norm = 1.0
         else:
             self.length = self.norm = math.sqrt(float(self.wide.dot(self.wide)))
-
-
-@dataclass(frozen=True, slots=True)
-class Scored:
-    """Rows and between what their exact scores lie; what was not looked at or left out scores at most `rest`."""
-
-    rows: npt.NDArray[np.int64]
-    lower: Floats
-    upper: Floats
-    rest: float
 
 
 def rounding(dimension: int, roundoff: float) -> float:

@@ -8,17 +8,17 @@ and the newest rows, too few yet to be coded, as they are.
 from __future__ import annotations
 
 import threading
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 
 import numpy as np
 
 from eventstore import Vector
 from eventstore.versions import grown
-from projections.codes import Codes, Mask
-from projections.scoring import Floats, Metric, Query, Scored, norms_of, quick_norms, quick_scores
+from projections.codes import Codes
+from projections.scoring import Floats, Metric, norms_of, quick_norms
 from projections.vectors import HeldRows, Rows, StoredRows
 
-__all__ = ["SEGMENT_ROWS", "Mask", "Rows", "Segment", "Segments"]
+__all__ = ["SEGMENT_ROWS", "Segment", "Segments"]
 
 SEGMENT_ROWS = 16_384
 
@@ -111,33 +111,6 @@ class Segment:
         codes = self.current_codes()
         return np.union1d(wrong, codes.misses(vectors[: codes.rows], norms[: codes.rows])).astype(np.int64)
 
-    def search(self, queries: Sequence[Query], most: int, selected: Mask | None, count: int) -> list[Scored]:
-        """For each query at least the best `most` of the selected rows by what is known of their scores.
-
-        `selected` is None for all rows, `count` how many are selected.
-        """
-        codes = self.current_codes()
-        coded = codes.rows
-        if coded == self.rows:
-            return codes.search(queries, most, selected, count)
-        new = np.arange(coded, self.rows) if selected is None else coded + np.flatnonzero(selected[coded:])
-        mask = None if selected is None else selected[:coded]
-        if not len(new):
-            return codes.search(queries, most, mask, count)
-        vectors = self.vectors.all()[coded:] if selected is None else self.vectors.take(new)
-        ends = [quick_scores(self._metric, query, vectors, self._norms[new]) for query in queries]
-        if count == len(new):
-            return [Scored(new, lower, upper, float("-inf")) for lower, upper in ends]
-        return [
-            Scored(
-                np.concatenate([found.rows, new]),
-                np.concatenate([found.lower, lower]),
-                np.concatenate([found.upper, upper]),
-                found.rest,
-            )
-            for found, (lower, upper) in zip(codes.search(queries, most, mask, count - len(new)), ends, strict=True)
-        ]
-
 
 class Segments:
     """All rows of an index."""
@@ -168,11 +141,6 @@ class Segments:
     def coded(self) -> list[Codes]:
         """The codes of the full segments: a function of their rows alone."""
         return [part.codes for part in self.parts if part.full]
-
-    @property
-    def in_memory(self) -> bool:
-        """Whether all vectors are."""
-        return all(part.vectors.in_memory for part in self.parts)
 
     def vectors(self, rows: Rows) -> Vector:
         """The recorded vectors of rows, shape `(len(rows), dimension)`."""

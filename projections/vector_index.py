@@ -42,7 +42,7 @@ from projections.hits import Hits
 from projections.locks import SharedLock
 from projections.projection import Progress, advance
 from projections.scoring import Metric, check_metric
-from projections.segments import SEGMENT_ROWS, Mask
+from projections.segments import SEGMENT_ROWS
 from projections.snapshot import move_to_files, newest_good, write_snapshot
 from projections.unsaved import Unsaved
 from projections.vectors import Damaged, HeldRows, VectorMemory
@@ -357,25 +357,21 @@ class VectorIndex:
     def _answers(
         self, vectors: list[Vector], most: int, tree: FilterTree, position: int, min_score: float | None
     ) -> list[Answer]:
-        with self._at(position, with_metadata=not isinstance(tree, Everything)) as selected:
-            content = self._content
+        with self._at(position, with_metadata=not isinstance(tree, Everything)) as content:
             if content.segments is None:
                 return [Answer.nothing() for _ in vectors]
-            if not isinstance(tree, Everything):
-                selected &= content.metadata.matching(tree, len(selected))
-            answers = []
-            for rows, scores, kind in search(content.segments, content.structure, vectors, most, selected, self.effort):
+            selection, answers = content.selection(position, tree), []
+            for rows, scores, kind in search(
+                content.segments, content.structure, vectors, most, selection, self.effort
+            ):
                 if min_score is not None:
                     rows, scores = rows[scores >= min_score], scores[scores >= min_score]
                 answers.append(Answer(content.table.born[rows].astype(np.int64), scores, kind))
             return answers
 
     @contextlib.contextmanager
-    def _at(self, position: int, *, with_metadata: bool = False) -> Iterator[Mask]:
-        """Share the lock over an index that is at `position` or past it, its filters too where they are needed.
-
-        Gives the rows that were alive then.
-        """
+    def _at(self, position: int, *, with_metadata: bool = False) -> Iterator[Content]:
+        """Share the lock over content that is at `position` or past it, its filters too where they are needed."""
         while True:
             if self.position < position:
                 self._catch_up(position)
@@ -383,9 +379,11 @@ class VectorIndex:
                 self._index_metadata()
             with self._lock.shared():
                 # A rebuild by another thread may have come in between: then it has to be caught up with again.
-                alive = self._content.table.alive(position)
-                if self.position >= position and not (with_metadata and self._content.metadata.rows < len(alive)):
-                    yield alive
+                content = self._content
+                if content.position >= position and not (
+                    with_metadata and content.metadata.rows < content.table.born_by(position)
+                ):
+                    yield content
                     return
 
     def _index_metadata(self) -> None:
@@ -459,8 +457,8 @@ class VectorIndex:
         return self._mending(lambda: self._alive(position))
 
     def _alive(self, position: int) -> tuple[Positions, Vector]:
-        with self._at(position):
-            born, vectors = self._content.alive(position)
+        with self._at(position) as content:
+            born, vectors = content.alive(position)
             return born, vectors if vectors.shape[1] else np.empty((0, self._store.dimension or 0), dtype=np.float32)
 
     def faults(self, progress: Progress | None = None) -> list[str]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import time
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
@@ -16,8 +17,10 @@ from eventstore.testing import vectors
 from projections import VectorIndex
 from projections.codes import Codes
 from projections.nearest import nearest
+from projections.scan import Scan
 from projections.scoring import Query, exact_scores, quick_norms, quick_scores
 from projections.segments import Segments
+from projections.selection import Selection
 from projections.testing import brute_force_search
 from tests.profiles import scaled
 
@@ -25,10 +28,33 @@ METRICS = ("cosine", "ip", "l2")
 SIZES = (1, 3, 16, 32)
 
 
-@pytest.fixture(autouse=True)
-def _however_few_by_their_codes(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Few rows in memory are gone through without their codes, which are what is tested here."""
-    monkeypatch.setattr("projections.nearest._SOME", 0)
+def coded(metric: Any, rows: Any, first: int | None = None) -> Segments:
+    """Rows in one full segment, coded by the scale that suits the first of them."""
+    segments = Segments(metric, rows.shape[1], len(rows))
+    segments.add(rows)
+    if first is not None and first < len(rows):
+        codes = Codes.of(metric, rows[:first], quick_norms(rows[:first]))
+        codes.add(rows[first:], quick_norms(rows[first:]))
+        segments.parts[0].codes = codes
+    return segments
+
+
+def every(count: int) -> Any:
+    """A selection of all rows."""
+    return np.ones(count, dtype=np.bool_)
+
+
+def chosen(segments: Segments, selected: Any) -> Selection:
+    """A selection by a mask."""
+    return Selection(selected, segments.segment_rows)
+
+
+def scanned(segments: Segments, query: Any, most: int, selected: Any) -> tuple[Any, Any, Any, float]:
+    """Rows of the only segment, the ends of their scores, and what others score at most."""
+    selection = chosen(segments, selected)
+    (found,) = Scan(segments, selection, list(selection.parts)).found([Query(segments.metric, query)], most)
+    assert [number for number, _ in found.rest] in ([], [0])
+    return *found.together(), found.rest[0][1] if found.rest else -math.inf
 
 
 @st.composite
@@ -52,13 +78,12 @@ def matrices(draw: st.DrawFn) -> tuple[Any, Any]:
 def test_exact_scores_lie_between_the_ends_that_the_codes_give(metric: Any, case: tuple[Any, Any]) -> None:
     """Whatever the sizes: a bound that did not hold would lose a hit."""
     query, rows = case
-    norms = quick_norms(rows)
-    codes = Codes.of(metric, rows, norms)
-    found = codes.search([Query(metric, query)], len(rows), None, len(rows))[0]
-    exact = exact_scores(metric, query, rows[found.rows])
-    assert sorted(found.rows.tolist()) == list(range(len(rows)))
-    assert (found.lower <= exact).all()
-    assert (exact <= found.upper).all()
+    found, lower, upper, rest = scanned(coded(metric, rows), query, len(rows), every(len(rows)))
+    exact = exact_scores(metric, query, rows[found])
+    assert sorted(found.tolist()) == list(range(len(rows)))
+    assert (lower <= exact).all()
+    assert (exact <= upper).all()
+    assert rest == -math.inf
 
 
 @pytest.mark.parametrize("metric", METRICS)
@@ -81,13 +106,12 @@ def test_what_codes_leave_out_scores_no_more_than_they_say(
 ) -> None:
     """Also when later rows did not fit into the scale of the first."""
     query, rows = case
-    codes = Codes.of(metric, rows[:first], quick_norms(rows[:first]))
-    if first < len(rows):
-        codes.add(rows[first:], quick_norms(rows[first:]))
-    found = codes.search([Query(metric, query)], most, None, len(rows))[0]
-    out = np.setdiff1d(np.arange(len(rows)), found.rows)
-    assert (exact_scores(metric, query, rows[out]) <= found.rest).all()
-    assert (found.lower <= exact_scores(metric, query, rows[found.rows])).all()
+    found, lower, upper, rest = scanned(coded(metric, rows, first), query, most, every(len(rows)))
+    out = np.setdiff1d(np.arange(len(rows)), found)
+    exact = exact_scores(metric, query, rows[found])
+    assert (exact_scores(metric, query, rows[out]) <= rest).all()
+    assert (lower <= exact).all()
+    assert (exact <= upper).all()
 
 
 @pytest.mark.parametrize("metric", METRICS)
@@ -98,17 +122,21 @@ def test_what_codes_leave_out_scores_no_more_than_they_say(
     size=st.integers(1, 9),
     some=st.integers(0, 2**24 - 1),
     batch=st.integers(1, 5),
+    few=st.sampled_from([0.0, 0.5, 2.0]),
 )
 def test_the_nearest_are_those_that_scoring_every_row_gives(
-    metric: Any, case: tuple[Any, Any], k: int, size: int, some: int, batch: int
+    metric: Any, case: tuple[Any, Any], k: int, size: int, some: int, batch: int, few: float
 ) -> None:
-    """In every cut into segments, for every selection, ties by row."""
+    """In every cut into segments, for every selection, whether codes are taken out or gone through, ties by row."""
     query, rows = case
     segments = Segments(metric, rows.shape[1], size)
     for start in range(0, len(rows), batch):
         segments.add(rows[start : start + batch])
     selected = np.array([some >> bit & 1 for bit in range(len(rows))], dtype=np.bool_)
-    ((found, scores),) = nearest(segments, [query], k, selected)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("projections.scan._FEW_PASS", few)
+        patch.setattr("projections.nearest._FEW", 0)
+        ((found, scores),) = nearest(segments, [query], k, chosen(segments, selected))
     exact = exact_scores(metric, query, rows)
     expected = sorted(np.flatnonzero(selected).tolist(), key=lambda row: (-exact[row], row))[:k]
     assert found.tolist() == expected
@@ -129,9 +157,9 @@ def test_rows_that_codes_cannot_tell_apart_are_still_in_the_right_order(metric: 
     segments = Segments(metric, 24, 2048)
     for start in range(0, len(rows), 500):
         segments.add(rows[start : start + 500])
-    selected = np.ones(len(rows), dtype=np.bool_)
+    selection = chosen(segments, every(len(rows)))
     for query in (center + np.random.default_rng(2).normal(scale=0.3, size=(5, 24))).astype(np.float32):
-        ((found, _),) = nearest(segments, [query], 10, selected)
+        ((found, _),) = nearest(segments, [query], 10, selection)
         exact = exact_scores(metric, query, rows)
         assert found.tolist() == sorted(range(len(rows)), key=lambda row: (-exact[row], row))[:10]
 
@@ -140,7 +168,7 @@ def searched(segments: Segments, query: Any) -> Any:
     """The codes of the first segment after a search for ten rows, which is held against scoring every row."""
     rows = segments.vectors(np.arange(segments.rows))
     exact = exact_scores(segments.metric, query, rows)
-    ((found, _),) = nearest(segments, [query], 10, np.ones(len(rows), dtype=np.bool_))
+    ((found, _),) = nearest(segments, [query], 10, chosen(segments, every(len(rows))))
     assert found.tolist() == sorted(range(len(rows)), key=lambda row: (-exact[row], row))[:10]
     return segments.parts[0].codes
 
@@ -240,31 +268,48 @@ def test_an_index_of_thousands_answers_like_brute_force(metric: Any) -> None:
 
 
 @pytest.mark.parametrize("metric", METRICS)
-def test_few_of_many_rows_are_gone_through_as_they_are_where_they_are_in_memory(
+def test_of_a_segment_of_which_few_rows_are_selected_their_codes_are_taken_out(
     metric: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """And by their codes where they are not; either way the answer is that of scoring each."""
-    monkeypatch.setattr("projections.nearest._SOME", 4096)
-    asked: list[int] = []
-    search = Codes.search
-    monkeypatch.setattr(Codes, "search", lambda self, *given: (asked.append(self.rows), search(self, *given))[1])
+    """And gone through with the others' where they are more; either way the answer is that of scoring each."""
+    taken: list[int] = []
+    take_out = Scan._take_out
+    monkeypatch.setattr(
+        Scan, "_take_out", lambda self, *given: (taken.append(len(self._few)), take_out(self, *given))[1]
+    )
     rng = np.random.default_rng(11)
-    rows, queries = rng.normal(size=(2600, 16)).astype(np.float32), rng.normal(size=(4, 16)).astype(np.float32)
-    segments = Segments(metric, 16, 512)
+    rows, queries = rng.normal(size=(6000, 16)).astype(np.float32), rng.normal(size=(4, 16)).astype(np.float32)
+    segments = Segments(metric, 16, 2048)
     segments.add(rows)
-    for share, by_codes in ((0.1, False), (0.2, True)):
-        selected = rng.random(2600) < share
+    for share, of_parts in ((0.02, [3]), (0.1, [])):
+        selected = rng.random(6000) < share
         some = np.flatnonzero(selected)
-        for in_memory in (True, False):
-            monkeypatch.setattr(Segments, "in_memory", in_memory)
-            asked.clear()
-            found = list(nearest(segments, list(queries), 10, selected))
-            assert bool(asked) == (by_codes or not in_memory)
-            for query, (nearest_rows, scores) in zip(queries, found, strict=True):
-                exact = exact_scores(metric, query, rows[some])
-                best = np.lexsort((some, -exact))[:10]
-                assert nearest_rows.tolist() == some[best].tolist()
-                assert scores.tolist() == exact[best].tolist()
+        taken.clear()
+        found = list(nearest(segments, list(queries), 10, chosen(segments, selected)))
+        assert taken == of_parts
+        for query, (nearest_rows, scores) in zip(queries, found, strict=True):
+            exact = exact_scores(metric, query, rows[some])
+            best = np.lexsort((some, -exact))[:10]
+            assert nearest_rows.tolist() == some[best].tolist()
+            assert scores.tolist() == exact[best].tolist()
+
+
+@pytest.mark.parametrize("metric", METRICS)
+def test_a_selection_answers_for_its_rows_when_others_have_come(metric: Any) -> None:
+    """The same one, kept, before and after a segment has filled up and a new one has begun."""
+    rng = np.random.default_rng(13)
+    rows, query = rng.normal(size=(5000, 16)).astype(np.float32), rng.normal(size=16).astype(np.float32)
+    exact = exact_scores(metric, query, rows)
+    segments, selections = Segments(metric, 16, 2048), []
+    for start in range(0, 5000, 250):
+        segments.add(rows[start : start + 250])
+        selections += [chosen(segments, every(segments.rows)), chosen(segments, rng.random(segments.rows) < 0.9)]
+        for selection in selections:
+            some = np.flatnonzero(selection.mask)
+            ((found, scores),) = nearest(segments, [query], 10, selection)
+            best = np.lexsort((some, -exact[some]))[:10]
+            assert found.tolist() == some[best].tolist()
+            assert scores.tolist() == exact[some[best]].tolist()
 
 
 @pytest.mark.parametrize("metric", METRICS)
@@ -275,15 +320,14 @@ def test_where_nearly_all_rows_pass_the_others_are_dropped_afterwards(metric: An
     rows = rng.normal(size=(1000, 16)).astype(np.float32)
     query = rng.normal(size=16).astype(np.float32)
     order = np.argsort(-exact_scores(metric, query, rows))
-    selected = np.ones(1000, dtype=np.bool_)
+    selected = every(1000)
     selected[order[-80:] if nearest_pass else order[:80]] = False
-    codes = Codes.of(metric, rows, quick_norms(rows))
-    (found,) = codes.search([Query(metric, query)], 20, selected, 920)
-    assert selected[found.rows].all()
-    assert len(found.rows) >= 20
+    found, lower, upper, rest = scanned(coded(metric, rows), query, 20, selected)
+    assert selected[found].all()
+    assert len(found) >= 20
     left_out = selected.copy()
-    left_out[found.rows] = False
-    assert (exact_scores(metric, query, rows[left_out]) <= found.rest).all()
-    exact = exact_scores(metric, query, rows[found.rows])
-    assert (found.lower <= exact).all()
-    assert (exact <= found.upper).all()
+    left_out[found] = False
+    assert (exact_scores(metric, query, rows[left_out]) <= rest).all()
+    exact = exact_scores(metric, query, rows[found])
+    assert (lower <= exact).all()
+    assert (exact <= upper).all()

@@ -370,6 +370,35 @@ def test_one_long_row_does_not_make_every_row_a_candidate(metric: Any, monkeypat
     assert max(scored) < 400
 
 
+def test_what_a_search_may_find_is_worked_out_once_and_remembered_for_few(monkeypatch: pytest.MonkeyPatch) -> None:
+    """By instant and filter: another of either, or more events, is another question."""
+    from projections.rows import RowTable
+
+    asked: list[int] = []
+    alive = RowTable.alive
+    monkeypatch.setattr(RowTable, "alive", lambda self, at: (asked.append(at), alive(self, at))[1])
+    with EventStore() as store, VectorIndex(store) as index:
+        for number in range(30):
+            store.add(str(number), vector=[1.0, number], metadata={"even": number % 2 == 0})
+
+        def found(filter: Any = None, as_of: int | None = None) -> list[str]:
+            return [hit.content for hit in index.search([0.0, 1.0], 2, filter=filter, as_of=as_of)]
+
+        for _ in range(3):
+            assert found() == ["29", "28"]
+            assert found({"even": True}) == ["28", "26"]
+            assert found({"even": False}, as_of=28) == ["27", "25"]
+        assert asked == [30, 30, 28]
+        store.delete(store.memories(order="-position")[1].memory_id)
+        assert found() == ["29", "27"]
+        assert found({"even": True}) == ["26", "24"]
+        assert found(as_of=30) == ["29", "28"]
+        assert asked == [30, 30, 28, 31, 31]
+        for as_of in range(1, 30):
+            assert found(as_of=as_of)[0] == str(as_of - 1)
+        assert len(index._content._selections) == 8
+
+
 def test_an_interrupted_filter_finds_everything_the_next_time(
     store: EventStore, monkeypatch: pytest.MonkeyPatch
 ) -> None:
