@@ -77,7 +77,7 @@ class OwnRows:
         self.path = path
         self.connection = connection
 
-    def fetch(self, sql: str, parameters: Sequence[Any] = ()) -> list[tuple[Any, ...]]:
+    def fetch(self, sql: str, parameters: Sequence[Any] = (), *, brief: bool = False) -> list[tuple[Any, ...]]:
         """All rows of one query."""
         return self.connection.execute(sql, parameters).fetchall()
 

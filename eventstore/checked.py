@@ -20,6 +20,7 @@ from eventstore.recent import RecentRows
 __all__ = ["CheckedRows", "RowSource", "chunks", "require_counted"]
 
 _SOME = 500
+_BRIEF = 100
 _MANY = 4  # from so many rows on, holding them to the chain together costs less than one after the other
 _TYPES = ("ADD", "UPDATE", "DELETE")
 _NO_ROWS = RecentRows()
@@ -46,8 +47,8 @@ class RowSource(Protocol):
 
     path: str
 
-    def fetch(self, sql: str, parameters: Sequence[Any] = ()) -> list[tuple[Any, ...]]:
-        """All rows of one query."""
+    def fetch(self, sql: str, parameters: Sequence[Any] = (), *, brief: bool = False) -> list[tuple[Any, ...]]:
+        """All rows of one query; a `brief` one has few."""
 
 
 class CheckedRows:
@@ -62,7 +63,7 @@ class CheckedRows:
         found: dict[int, EventRow] = {}
         for some in chunks(positions, _SOME):
             sql = f"{HEADERS} NOT INDEXED WHERE e.seq IN ({','.join('?' * len(some))})"
-            rows = self._checked(self._source.fetch(sql, [int(position) for position in some]))
+            rows = self._checked(self._few(sql, [int(position) for position in some]))
             found.update((header.seq, header) for header in rows)
             self._require(some, found)
         return found
@@ -74,7 +75,7 @@ class CheckedRows:
         width = len(EventRow._fields) + 1
         for some in chunks(positions, _SOME):
             sql = f"{WHOLE} WHERE e.seq IN ({','.join('?' * len(some))})"
-            rows = self._source.fetch(sql, [int(position) for position in some])
+            rows = self._few(sql, [int(position) for position in some])
             found = self._checked([row[:width] for row in rows])
             headers.update((header.seq, header) for header in found)
             self._require(some, headers)
@@ -82,6 +83,10 @@ class CheckedRows:
             self._check_payloads(found, held)
             payloads.update(held)
         return headers, payloads
+
+    def _few(self, sql: str, positions: list[int]) -> list[tuple[Any, ...]]:
+        """The rows at some positions."""
+        return self._source.fetch(sql, positions, brief=len(positions) <= _BRIEF)
 
     def page(self, selection: EventSelection, limit: int) -> list[EventRow]:
         """The first `limit` headers of a selection, in its order; a whole range has to be without gaps."""
@@ -99,7 +104,7 @@ class CheckedRows:
 
     def last_of(self, memory_id: str) -> EventRow | None:
         """The header of a memory's last event; None where it has none."""
-        headers = self._checked(self._source.fetch(LAST_OF_MEMORY, (memory_id,)))
+        headers = self._checked(self._source.fetch(LAST_OF_MEMORY, (memory_id,), brief=True))
         return headers[0] if headers else None
 
     def range(self, after: int, upto: int) -> list[EventRow]:
@@ -121,7 +126,7 @@ class CheckedRows:
         found: dict[int, PayloadRow] = {}
         for some in chunks(headers, _SOME):
             sql = f"{PAYLOADS} WHERE seq IN ({','.join('?' * len(some))})"
-            rows = {row[0]: PayloadRow._make(row) for row in self._source.fetch(sql, [header.seq for header in some])}
+            rows = {row[0]: PayloadRow._make(row) for row in self._few(sql, [header.seq for header in some])}
             self._check_payloads(some, rows)
             found.update(rows)
         return found

@@ -61,7 +61,7 @@ class Reader:
 
     def head(self) -> tuple[int, int | None, bytes]:
         """Position, recorded_at and hash of the last event; `CorruptHistory` where the end was cut off or changed."""
-        row = self._connections.fetch(HEAD)[0]
+        row = self._connections.fetch(HEAD, brief=True)[0]
         head: tuple[int, int | None, bytes] = (0, None, GENESIS) if row[0] is None else row[:3]
         if head != self._checked_head and head not in self._rows.recent_heads(head[0]):
             require_counted(self._connections.path, head[0], row[3])
@@ -80,7 +80,7 @@ class Reader:
         if self._checked_head is None or not self._checked_head[0]:
             return
         position, _, known = self._checked_head
-        rows = [(head[2],)] if head[0] == position else self._connections.fetch(HASH_AT, (position,))
+        rows = [(head[2],)] if head[0] == position else self._connections.fetch(HASH_AT, (position,), brief=True)
         if rows != [(known,)]:
             raise StorageError(
                 f"{self._connections.path} no longer holds the events up to position {position} that it held: "
@@ -98,7 +98,7 @@ class Reader:
 
     def last_at(self, microseconds: int) -> int:
         """Position of the last event that was recorded no later; 0 if none was."""
-        rows = self._connections.fetch(POSITION_AT, (microseconds,))
+        rows = self._connections.fetch(POSITION_AT, (microseconds,), brief=True)
         found = int(rows[0][0]) if rows else 0
         # Times never decrease, so the events on both sides of the cut prove it, whatever the index said.
         head = self.head()[0]
@@ -193,7 +193,7 @@ class Reader:
     def current_position(self, memory_id: str, position: int) -> int | None:
         """Position of the event that gave a memory its state as of `position`; None where it is not live."""
         self._require_whole()
-        rows = self._connections.fetch(CURRENT_POSITION, (memory_id, position))
+        rows = self._connections.fetch(CURRENT_POSITION, (memory_id, position), brief=True)
         return int(rows[0][0]) if rows and rows[0][1] != "DELETE" else None
 
     def current_positions(self, position: int) -> Positions:

@@ -267,7 +267,9 @@ def test_a_sound_range_is_not_read_twice(tmp_path: Path, monkeypatch: pytest.Mon
     with EventStore(path) as store:
         asked: list[Any] = []
         original = store._connections.fetch
-        monkeypatch.setattr(store._connections, "fetch", lambda sql, p=(): (asked.append(p), original(sql, p))[1])
+        monkeypatch.setattr(
+            store._connections, "fetch", lambda sql, p=(), **how: (asked.append(p), original(sql, p, **how))[1]
+        )
         columns = store.event_range(2, 37).columns()
         blocks = [(low, min(low + 4, 37)) for low in range(3, 38, 5)]
         expected = [block for block in blocks for _ in ("events", "payloads")]

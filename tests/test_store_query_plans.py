@@ -57,9 +57,9 @@ def plans(store: EventStore, action: Callable[[], Any]) -> list[tuple[str, list[
     asked: list[tuple[str, Sequence[Any]]] = []
     connections, fetch = store._connections, store._connections.fetch
 
-    def noting(sql: str, parameters: Sequence[Any] = ()) -> Any:
+    def noting(sql: str, parameters: Sequence[Any] = (), *, brief: bool = False) -> Any:
         asked.append((sql, parameters))
-        return fetch(sql, parameters)
+        return fetch(sql, parameters, brief=brief)
 
     connections._writer.set_trace_callback(lambda sql: asked.append((sql, ())))
     connections.fetch = noting  # type: ignore[method-assign]

@@ -72,7 +72,9 @@ def reads_of(store: EventStore, monkeypatch: pytest.MonkeyPatch) -> list[str]:
     """The statements that reads run from now on."""
     asked: list[str] = []
     original = store._connections.fetch
-    monkeypatch.setattr(store._connections, "fetch", lambda sql, p=(): (asked.append(sql), original(sql, p))[1])
+    monkeypatch.setattr(
+        store._connections, "fetch", lambda sql, p=(), **how: (asked.append(sql), original(sql, p, **how))[1]
+    )
     return asked
 
 

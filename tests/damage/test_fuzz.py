@@ -468,7 +468,7 @@ class _Rows:
     def __init__(self, header: EventRow, payload: PayloadRow) -> None:
         self._header, self._payload = header, payload
 
-    def fetch(self, sql: str, parameters: Any = ()) -> list[tuple[Any, ...]]:
+    def fetch(self, sql: str, parameters: Any = (), *, brief: bool = False) -> list[tuple[Any, ...]]:
         """A row of the table that is asked."""
         return [tuple(self._payload)] if "FROM payloads" in sql else [(*self._header, GENESIS)]
 

@@ -1,0 +1,125 @@
+"""Brief reads are asked of the connection that writes while it is idle: what they see is what any other sees."""
+
+from __future__ import annotations
+
+import sqlite3
+import threading
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from eventstore import CorruptHistory, EventStore
+from eventstore.connections import Connections
+
+
+def statements(connection: Any) -> list[str]:
+    """The list of what a connection is asked from now on."""
+    asked: list[str] = []
+    connection.set_trace_callback(asked.append)
+    return asked
+
+
+def test_an_idle_writer_answers(tmp_path: Path) -> None:
+    """The head, an instant, a memory: no other connection is opened for them. Long reads leave the writer alone."""
+    with EventStore(tmp_path / "m.db") as store:
+        tea = store.add("tea", vector=[1.0], memory_id="tea")
+        store.get("tea")  # the first selection compares indexes, by another connection
+        store._connections._idle.clear()
+        asked = statements(store._connections._writer)
+        found = store.get("tea", as_of=tea.recorded_at)
+        assert found is not None
+        assert found.content == "tea"
+        assert store._connections._idle == []
+        assert len(asked) >= 3
+        store.add_many([""] * 200, vectors=[[1.0]] * 200)
+        asked.clear()
+        assert len(store.memories()) == 201
+        assert len(list(store.history())) == 201
+        assert all("max(seq)" in sql for sql in asked)
+        assert len(store._connections._idle) == 1
+
+
+def test_a_busy_writer_is_not_waited_for(tmp_path: Path) -> None:
+    """Another thread is in the middle of a write: what is committed is read beside it, and nothing else."""
+    with EventStore(tmp_path / "m.db") as store:
+        store.add("tea", vector=[1.0], memory_id="tea")
+        store.get("tea")
+        inside, done = threading.Event(), threading.Event()
+
+        def write() -> None:
+            with store._connections.writing() as connection:
+                connection.execute("INSERT INTO settings VALUES ('half', 'done')")
+                inside.set()
+                done.wait(30)
+
+        writer = threading.Thread(target=write)
+        writer.start()
+        try:
+            assert inside.wait(30)
+            assert store.position == 1
+            assert store.get("tea") is not None
+            assert store._connections.fetch("SELECT key FROM settings WHERE key = 'half'", brief=True) == []
+        finally:
+            done.set()
+            writer.join()
+        assert store._connections.fetch("SELECT key FROM settings WHERE key = 'half'", brief=True) == [("half",)]
+
+
+def test_inside_a_write_what_is_committed_is_read(tmp_path: Path) -> None:
+    """By the thread that writes, which has the lock: not what it may yet roll back."""
+    with EventStore(tmp_path / "m.db") as store, store._connections.writing() as connection:
+        connection.execute("INSERT INTO settings VALUES ('half', 'done')")
+        assert store._connections.fetch("SELECT key FROM settings WHERE key = 'half'", brief=True) == []
+
+
+def test_what_another_process_has_committed_is_seen(tmp_path: Path) -> None:
+    """The writer's pages are no older than anybody's."""
+    with EventStore(tmp_path / "m.db") as ours, EventStore(tmp_path / "m.db") as theirs:
+        for number in range(1, 20):
+            (ours if number % 3 else theirs).add(str(number), vector=[1.0], memory_id=str(number))
+            assert ours.position == theirs.position == number
+            for store in (ours, theirs):
+                found = store.get(str(number))
+                assert found is not None
+                assert found.content == str(number)
+
+
+def test_where_the_writer_cannot_read_another_is_asked(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It waits for no lock, others do; and what is really wrong is said by them."""
+    with EventStore(tmp_path / "m.db") as store:
+        store.add("tea", vector=[1.0], memory_id="tea")
+
+        class Refusing:
+            in_transaction = False
+
+            def execute(self, sql: str, parameters: Any) -> Any:
+                raise sqlite3.OperationalError("database is locked")
+
+        writer = store._connections._writer
+        monkeypatch.setattr(store._connections, "_writer", Refusing())
+        assert store.position == 1
+        monkeypatch.setattr(store._connections, "_writer", writer)
+
+
+def test_a_failed_store_reads_by_others(tmp_path: Path) -> None:
+    """After an I/O error the connection that wrote is not trusted with anything."""
+    with EventStore(tmp_path / "m.db") as store:
+        store.add("tea", vector=[1.0])
+        asked = statements(store._connections._writer)
+        store._connections._failure = "disk I/O error"
+        assert store.position == 1
+        assert asked == []
+        store._connections._failure = None
+
+
+def test_the_lock_is_given_back_whatever_happens(tmp_path: Path) -> None:
+    """A read that fails does not keep other threads from writing."""
+    with EventStore(tmp_path / "m.db") as store:
+        connections: Connections = store._connections
+        with pytest.raises(CorruptHistory, match="no such table"):
+            connections.fetch("SELECT * FROM nowhere", brief=True)
+        adding = threading.Thread(target=lambda: store.add("tea", vector=[1.0]))
+        adding.start()
+        adding.join(30)
+        assert store.position == 1
