@@ -40,8 +40,11 @@ class Codes:
         self._scale_by(np.zeros(dimension))
         self.error = self.size = self.code_size = 0.0
         self._fresh_error = 0.0
-        kind = faiss.METRIC_L2 if metric == "l2" else faiss.METRIC_INNER_PRODUCT
-        self.index = faiss.IndexScalarQuantizer(dimension, faiss.ScalarQuantizer.QT_8bit_direct_signed, kind)
+        self.index = self._new_index()
+
+    def _new_index(self) -> faiss.IndexScalarQuantizer:
+        kind = faiss.METRIC_L2 if self._metric == "l2" else faiss.METRIC_INNER_PRODUCT
+        return faiss.IndexScalarQuantizer(self._dimension, faiss.ScalarQuantizer.QT_8bit_direct_signed, kind)
 
     @property
     def rows(self) -> int:
@@ -115,6 +118,12 @@ class Codes:
             self.code_size = max(self.code_size, _longest(numbers))
             numbers += 128
             self.index.add_sa_codes(numbers.astype(np.uint8))
+
+    def only(self, rows: npt.NDArray[np.int64]) -> faiss.IndexScalarQuantizer:
+        """The codes of some rows, for FAISS to go through no others."""
+        index = self._new_index()
+        index.add_sa_codes(self.codes[rows])
+        return index
 
     def misses(self, vectors: Vector, norms: Floats) -> npt.NDArray[np.int64]:
         """The coded rows that are further from these vectors, or longer, than the bounds say; `norms` are theirs."""

@@ -6,7 +6,7 @@ What the products of whole numbers propose comes with the bound of its error.
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence, Set
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
@@ -25,8 +25,9 @@ __all__ = ["Found", "Scan"]
 # are looked for than would do if those that pass lay evenly.
 _MOST_PASS = 0.75
 _WIDER = 32
-# Where so few pass, to take their codes out costs less than FAISS's look at each row.
-_FEW_PASS = 0.03
+# From the second query on, the codes of what is selected are gone through alone, if they have so few bytes: those of
+# 20,000 rows of 384 numbers. For one query FAISS's look at every row costs less than taking them out.
+_MOST_TAKEN_OUT = 8 * 2**20
 
 # What is divided by is not 0.
 _LEAST = 1e-300
@@ -76,19 +77,22 @@ class _Asked(NamedTuple):
     slack: Floats
 
 
+class _Way(NamedTuple):
+    """How FAISS goes through a part: what it goes through, what tells it which rows count, and whose rows these are."""
+
+    index: Any
+    parameters: Any = None
+    rows: Rows | None = None
+
+
 class _Group:
-    """Parts that FAISS goes through, those in `masked` only where they are selected, and what is known of each.
+    """Parts that are gone through together; `at` picks them out of what is kept by part and has a column more."""
 
-    `at` picks them out of what is kept by part, for what has a column more than that.
-    """
-
-    def __init__(self, parts: Sequence[_Part], places: Sequence[int], masked: Set[int], segment_rows: int) -> None:
-        self.places = places
-        self.at: Any = (slice(None) if len(places) == len(parts) else np.array(places), None)
-        self.codes = [parts[place].codes.index for place in places]
-        self.parameters = [parts[place].share.parameters if place in masked else None for place in places]
-        self.numbers = [parts[place].number for place in places]
-        self.counts = [parts[place].count for place in places]
+    def __init__(self, parts: Sequence[_Part], ways: dict[int, _Way], segment_rows: int) -> None:
+        self.ways = ways
+        self.at: Any = (slice(None) if len(ways) == len(parts) else np.array(list(ways)), None)
+        self.numbers = [parts[place].number for place in ways]
+        self.counts = [parts[place].count for place in ways]
         self.fewest = min(self.counts)
         self.offsets = np.array(self.numbers, dtype=np.int64)[:, None, None] * segment_rows
 
@@ -102,10 +106,6 @@ class Scan:
         self._segments = segments
         self._late: list[tuple[int, Rows]] = []  # the newest rows of a segment, which have no codes yet
         self._parts: list[_Part] = []
-        self._through: list[int] = []
-        self._masked: set[int] = set()
-        self._nearly: list[int] = []
-        self._few: list[int] = []
         for number in numbers:
             self._take(number, selection.parts[number])
         codes = [part.codes for part in self._parts]
@@ -117,44 +117,60 @@ class Scan:
         self._relative = rounding(segments.dimension, 2.0**-24)
         longest = math.sqrt(segments.dimension) * LEVELS
         self._rounding = self._relative * longest * np.array([each.code_size for each in codes])
-        self._main = self._group(self._through, self._masked) if self._through else None
-
-    def _group(self, places: Sequence[int], masked: Set[int]) -> _Group:
-        return _Group(self._parts, places, masked, self._segments.segment_rows)
+        self._nearly = {
+            place: self._group({place: _Way(part.codes.index)})
+            for place, part in enumerate(self._parts)
+            if _MOST_PASS * part.codes.rows <= part.count < part.codes.rows
+        }
+        self._asked, self._fresh = 0, True
+        self._masked = self._by_mask(place for place in range(len(self._parts)) if place not in self._nearly)
+        self._taken_out: _Group | None = None
 
     def _take(self, number: int, share: Share) -> None:
         codes, new = self._segments.parts[number].current_codes(), _NO_ROWS
-        coded = codes.rows
-        if coded < self._segments.parts[number].rows:
-            new = coded + np.flatnonzero(share.mask[coded:])
+        if codes.rows < self._segments.parts[number].rows:
+            new = codes.rows + np.flatnonzero(share.mask[codes.rows :])
             if len(new):
                 self._late.append((number, new))
-        count = share.count - len(new)
-        if not count:
-            return
-        place = len(self._parts)
-        self._parts.append(_Part(number, codes, share, count))
-        if count < _FEW_PASS * coded:
-            self._few.append(place)
-        elif count < coded and count >= _MOST_PASS * coded:
-            self._nearly.append(place)
-        else:
-            self._through.append(place)
-            if count < coded:
-                self._masked.add(place)
+        if share.count > len(new):
+            self._parts.append(_Part(number, codes, share, share.count - len(new)))
+
+    def _group(self, ways: dict[int, _Way]) -> _Group:
+        return _Group(self._parts, ways, self._segments.segment_rows)
+
+    def _by_mask(self, places: Iterable[int]) -> _Group | None:
+        ways = {}
+        for place in places:
+            part = self._parts[place]
+            whole = part.count == part.codes.rows
+            ways[place] = _Way(part.codes.index, None if whole else part.share.parameters)
+        return self._group(ways) if ways else None
+
+    def _take_out(self) -> _Group | None:
+        """All parts, of those that are selected in part the codes of their own; None where these are too many."""
+        some = {place: part for place, part in enumerate(self._parts) if part.count < part.codes.rows}
+        if not some or sum(part.count for part in some.values()) * self._segments.dimension > _MOST_TAKEN_OUT:
+            return None
+        ways = {place: _Way(part.codes.index) for place, part in enumerate(self._parts)}
+        for place, part in some.items():
+            rows = part.share.rows[: part.count]
+            ways[place] = _Way(part.codes.only(rows), None, rows)
+        return self._group(ways)
 
     def found(self, queries: Sequence[Query], most: int) -> list[Found]:
         """For each query at least the best `most` of each segment, by what is known of their scores."""
         found = [Found() for _ in queries]
         if self._parts:
             asked = [self._ask(query) for query in queries]
-            group = self._main
-            if left := [place for place in self._nearly if not self._widely(place, asked, most, found)]:
-                group = self._group(sorted([*self._through, *left]), self._masked.union(left))
+            if self._fresh and self._asked + len(queries) > 1:
+                self._taken_out, self._fresh = self._take_out(), False
+            self._asked += len(queries)
+            if (group := self._taken_out) is None:
+                left = {place for place in self._nearly if not self._widely(place, asked, most, found)}
+                others = (place for place in range(len(self._parts)) if place in left or place not in self._nearly)
+                group = self._by_mask(others) if left else self._masked
             if group is not None:
                 self._best(group, asked, most, found)
-            if self._few:
-                self._take_out(asked, found)
         for number, new in self._late:
             segment = self._segments.parts[number]
             whole = len(new) == segment.rows - new[0]
@@ -210,11 +226,13 @@ class Scan:
     def _search(self, group: _Group, asked: Sequence[_Asked], most: int) -> tuple[Floats, Rows]:
         """Scores by codes and rows, shape `(parts, queries, most)`; best first."""
         # A part for all queries, then the next: it stays in the processor's cache, and FAISS takes the threads it may.
-        shape = len(group.places), len(asked), most
+        shape = len(group.ways), len(asked), most
         scores, rows = np.empty(shape, dtype=np.float32), np.empty(shape, dtype=np.int64)
         numbers = asked[0].numbers[:, None] if len(asked) == 1 else np.stack([one.numbers for one in asked], axis=1)
-        for at, (place, codes, parameters) in enumerate(zip(group.places, group.codes, group.parameters, strict=True)):
-            codes.search(numbers[place], most, params=parameters, D=scores[at], I=rows[at])
+        for at, (place, way) in enumerate(group.ways.items()):
+            way.index.search(numbers[place], most, params=way.parameters, D=scores[at], I=rows[at])
+            if way.rows is not None:
+                rows[at] = way.rows[rows[at]]
         return scores.astype(np.float64), rows
 
     def _widely(self, place: int, asked: Sequence[_Asked], most: int, found: Sequence[Found]) -> bool:
@@ -222,7 +240,7 @@ class Scan:
         part = self._parts[place]
         coded, most = part.codes.rows, min(most, part.count)
         wide = min(coded, math.ceil(most * coded / part.count) + _WIDER)
-        (scores,), (rows,) = self._search(self._group([place], set()), asked, wide)
+        (scores,), (rows,) = self._search(self._nearly[place], asked, wide)
         kept: Mask = part.share.passes(rows)
         if np.count_nonzero(kept, axis=1).min() < most:
             return False  # the nearest are among those that do not pass
@@ -233,20 +251,6 @@ class Scan:
             if wide < coded:
                 its.rest.append((part.number, float(upper[-1])))
         return True
-
-    def _take_out(self, asked: Sequence[_Asked], found: Sequence[Found]) -> None:
-        """All selected rows of the parts that have few."""
-        for place in self._few:
-            part = self._parts[place]
-            rows = part.share.rows[: part.count]
-            codes = part.codes.codes[rows].astype(np.float32)
-            codes -= np.float32(LEVELS + 1)
-            rows = rows + part.number * self._segments.segment_rows
-            for one, its in zip(asked, found, strict=True):
-                numbers = one.numbers[place]
-                scores = np.square(codes - numbers).sum(axis=1) if self._segments.metric == "l2" else codes @ numbers
-                ends = self._ends(scores.astype(np.float64), one.step[place], one.slack[place])
-                its.pieces.append((rows, *ends))
 
 
 def _lengths(rows: Floats) -> Floats:

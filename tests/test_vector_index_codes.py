@@ -122,25 +122,27 @@ def test_what_codes_leave_out_scores_no_more_than_they_say(
     size=st.integers(1, 9),
     some=st.integers(0, 2**24 - 1),
     batch=st.integers(1, 5),
-    few=st.sampled_from([0.0, 0.5, 2.0]),
+    taken_out=st.booleans(),
 )
 def test_the_nearest_are_those_that_scoring_every_row_gives(
-    metric: Any, case: tuple[Any, Any], k: int, size: int, some: int, batch: int, few: float
+    metric: Any, case: tuple[Any, Any], k: int, size: int, some: int, batch: int, taken_out: bool
 ) -> None:
-    """In every cut into segments, for every selection, whether codes are taken out or gone through, ties by row."""
+    """In every cut into segments, for every selection, at first and when it is asked for again, ties by row."""
     query, rows = case
     segments = Segments(metric, rows.shape[1], size)
     for start in range(0, len(rows), batch):
         segments.add(rows[start : start + batch])
     selected = np.array([some >> bit & 1 for bit in range(len(rows))], dtype=np.bool_)
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("projections.scan._FEW_PASS", few)
-        patch.setattr("projections.nearest._FEW", 0)
-        ((found, scores),) = nearest(segments, [query], k, chosen(segments, selected))
+    selection = chosen(segments, selected)
     exact = exact_scores(metric, query, rows)
     expected = sorted(np.flatnonzero(selected).tolist(), key=lambda row: (-exact[row], row))[:k]
-    assert found.tolist() == expected
-    assert scores.tolist() == exact[expected].tolist()
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("projections.nearest._FEW", 0)
+        patch.setattr("projections.scan._MOST_TAKEN_OUT", 2**20 if taken_out else 0)
+        for _ in range(3):
+            ((found, scores),) = nearest(segments, [query], k, selection)
+            assert found.tolist() == expected
+            assert scores.tolist() == exact[expected].tolist()
 
 
 def near_ties(count: int, dimension: int, seed: int) -> Any:
@@ -268,30 +270,34 @@ def test_an_index_of_thousands_answers_like_brute_force(metric: Any) -> None:
 
 
 @pytest.mark.parametrize("metric", METRICS)
-def test_of_a_segment_of_which_few_rows_are_selected_their_codes_are_taken_out(
+def test_codes_of_a_selection_that_is_asked_for_again_are_taken_out_if_they_are_few(
     metric: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """And gone through with the others' where they are more; either way the answer is that of scoring each."""
-    taken: list[int] = []
-    take_out = Scan._take_out
-    monkeypatch.setattr(
-        Scan, "_take_out", lambda self, *given: (taken.append(len(self._few)), take_out(self, *given))[1]
-    )
+    """Either way the answer is that of scoring each; of parts that are selected whole nothing is held twice."""
     rng = np.random.default_rng(11)
     rows, queries = rng.normal(size=(6000, 16)).astype(np.float32), rng.normal(size=(4, 16)).astype(np.float32)
     segments = Segments(metric, 16, 2048)
     segments.add(rows)
-    for share, of_parts in ((0.02, [3]), (0.1, [])):
+    taken: list[int] = []
+    only = Codes.only
+    monkeypatch.setattr(Codes, "only", lambda self, some: (taken.append(len(some)), only(self, some))[1])
+    monkeypatch.setattr("projections.scan._MOST_TAKEN_OUT", 16 * 2000)
+    for share, fits in ((0.02, True), (0.4, True), (0.6, False), (0.9, False)):
         selected = rng.random(6000) < share
+        selected[:2048] = True
         some = np.flatnonzero(selected)
-        taken.clear()
-        found = list(nearest(segments, list(queries), 10, chosen(segments, selected)))
-        assert taken == of_parts
-        for query, (nearest_rows, scores) in zip(queries, found, strict=True):
+        selection = chosen(segments, selected)
+        for number, query in enumerate(queries):
+            taken.clear()
+            ((nearest_rows, scores),) = nearest(segments, [query], 10, selection)
+            assert sum(taken) == (np.count_nonzero(selected[2048:]) if fits and number == 1 else 0)
             exact = exact_scores(metric, query, rows[some])
             best = np.lexsort((some, -exact))[:10]
             assert nearest_rows.tolist() == some[best].tolist()
             assert scores.tolist() == exact[best].tolist()
+        together = list(nearest(segments, list(queries), 10, chosen(segments, selected)))
+        assert bool(taken) == fits
+        assert [found.tolist() for found, _ in together][-1] == nearest_rows.tolist()
 
 
 @pytest.mark.parametrize("metric", METRICS)
