@@ -15,7 +15,7 @@ import numpy.typing as npt
 
 from eventstore import Vector
 from projections.scan import Found, Scan
-from projections.scoring import Floats, Query, exact_scores, quick_scores
+from projections.scoring import Floats, Query, exact_scores
 from projections.segments import Segments
 from projections.selection import Selection
 from projections.vectors import Rows
@@ -68,11 +68,9 @@ def nearest_beside(
         candidates = np.concatenate([candidates, selection.rows_of(numbers)])
     else:
         (found,) = _scan(segments, selection, numbers).found([query], k + _SPARE)
-    if len(candidates):
-        # One product in float32 tells nearly all of them apart.
-        ends = quick_scores(segments.metric, query, *segments.vectors_and_norms(candidates))
-        found.pieces.append((candidates, *ends))
-    _decide(contest, found, selection)
+    contest.score(candidates)
+    if found.pieces:
+        _decide(contest, found, selection)
     return contest.best()
 
 
@@ -90,7 +88,8 @@ def _decide(contest: _Contest, found: Found, selection: Selection) -> None:
     k, most = contest.k, contest.k + _SPARE
     rows, lower, upper = found.together()
     # The k-th best of the lower ends is as far down as the k-th score can be: all who can be among the best, in one go.
-    contest.score(rows[upper >= np.partition(lower, -k)[-k]] if len(rows) > k else rows)
+    reach = float(np.partition(lower, -k)[-k]) if len(rows) > k else -math.inf
+    contest.score(rows[upper >= max(reach, contest.least)])
     # What a segment left out may still reach the k-th score: then it is asked again, for more.
     while numbers := found.above(contest.least):
         most *= 4

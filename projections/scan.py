@@ -159,7 +159,7 @@ class Scan:
 
     def found(self, queries: Sequence[Query], most: int) -> list[Found]:
         """For each query at least the best `most` of each segment, by what is known of their scores."""
-        found = [Found() for _ in queries]
+        found, most = [Found() for _ in queries], min(most, self._segments.segment_rows)
         if self._parts:
             asked = [self._ask(query) for query in queries]
             if self._fresh and self._asked + len(queries) > 1:

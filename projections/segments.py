@@ -149,13 +149,6 @@ class Segments:
             found[where] = part.vectors.take(local)
         return found
 
-    def vectors_and_norms(self, rows: Rows) -> tuple[Vector, Floats]:
-        """The recorded vectors of rows, and their norms, good for bounds."""
-        vectors, norms = np.empty((len(rows), self.dimension), dtype=np.float32), np.empty(len(rows), dtype=np.float64)
-        for part, where, local in self._of_parts(rows):
-            vectors[where], norms[where] = part.vectors.take(local), part.norms[local]
-        return vectors, norms
-
     def _of_parts(self, rows: Rows) -> Iterator[tuple[Segment, slice | Rows, Rows]]:
         """Each part that has some of the rows, their places among those asked for, and in the part."""
         if len(self.parts) == 1:
