@@ -57,6 +57,8 @@ def _measured(result: Result, options: Options, names: tuple[str, ...]) -> Resul
         ours, recalls = {}, {}
         for name, index in indexes.items():
             label = enough(name, index, right, options)
+            if all(index.search(query, k).exact for query in queries):
+                label = f"{name}, exact"
             ours[label] = _search(index, k)
             recalls[label] = right.recall(ours[label])
         for index in indexes.values():

@@ -83,6 +83,16 @@ def test_a_command_measures_and_says_where(command: str, tmp_path: Path, capsys:
     assert load([path])[0].title in capsys.readouterr().out
 
 
+def test_an_index_that_is_exact_says_so_and_not_with_what_effort(tmp_path: Path) -> None:
+    """At so few rows every kind is."""
+    assert run("approximate", tmp_path) == 0
+    (path,) = tmp_path.glob("*.json")
+    contenders = {row["what"].split(" rows")[0] for row in json.loads(path.read_text("utf-8"))["rows"]}
+    assert {name.rsplit(", ", 1)[0] for name in contenders} == {
+        f"asof, {kind}, exact" for kind in ("auto", "ivf", "hnsw")
+    }
+
+
 SEARCHING = [
     *("bulk", "bulk-peers", "one-add", "rebuild", "search", "as-of", "filtered", "approximate", "approximate-small"),
     *("open", "read-your-writes", "growth"),

@@ -43,6 +43,7 @@ INDEX += [
     "tests/test_vector_index_overflow.py",
     "tests/test_kit_contracts.py::TestVectorIndex",
 ]
+NEAREST = ["tests/test_vector_index_codes.py", *INDEX]
 REPLAY = [
     "tests/test_row_table.py",
     "tests/test_replay_state.py",
@@ -56,7 +57,9 @@ TARGETS = {
         ["tests/test_version_table.py", "tests/test_store_reads.py", "tests/test_kit_contracts.py::TestEventStore"],
     ),
     "rows": ("projections/rows.py", INDEX),
-    "nearest": ("projections/nearest.py", INDEX),
+    "nearest": ("projections/nearest.py", NEAREST),
+    "scan": ("projections/scan.py", NEAREST),
+    "selection": ("projections/selection.py", NEAREST),
     "state": ("replay/state.py", REPLAY),
     "diff": ("replay/diff.py", REPLAY),
     "restore": ("replay/restore.py", REPLAY),
