@@ -48,7 +48,7 @@ class RowSource(Protocol):
     path: str
 
     def fetch(self, sql: str, parameters: Sequence[Any] = (), *, brief: bool = False) -> list[tuple[Any, ...]]:
-        """All rows of one query; a `brief` one has few."""
+        """All rows of one query; a `brief` one has a hundred at most."""
 
 
 class CheckedRows:

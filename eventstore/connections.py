@@ -81,6 +81,7 @@ class Connections:
         self._unlocked: tuple[int, ...] | None = None
         self._failure: str | None = None
         self._writing_thread: int | None = None
+        self._writer_is_busy = False  # a hint, for who would rather not wait
         with translated(path, timeout):
             try:
                 self._writer = self._open_writer(time.monotonic() + timeout)
@@ -277,6 +278,7 @@ class Connections:
             try:
                 # Inside the try: an interrupt can come right after it.
                 self._writing_thread = threading.get_ident()
+                self._writer_is_busy = True
                 self._begin(connection)
                 if self._log is not None:
                     self._log.write_again(self.path)  # if another process, still there or not, failed at it
@@ -300,6 +302,7 @@ class Connections:
                 self._writing_thread = None
             self._require_same_files("what was being written is lost; open the store again")
             self._fold_log(connection, LOG_LIMIT)
+            self._writer_is_busy = False
 
     def _begin(self, connection: sqlite3.Connection) -> None:
         """Take the write lock, waiting for other processes up to `timeout`."""
@@ -342,7 +345,7 @@ class Connections:
             raise InvalidOperation(f"a write to {self.path} began inside another one: end that first")
 
     def fetch(self, sql: str, parameters: Sequence[Any] = (), *, brief: bool = False) -> list[Row]:
-        """All rows of one query; a `brief` one, of few rows, may be asked of the connection that writes."""
+        """All rows of one query; one of a hundred rows at most, `brief`, may be asked of the connection that writes."""
         if brief and (found := self._fetch_from_writer(sql, parameters)) is not None:
             return found
         deadline = time.monotonic() + self.timeout
@@ -367,17 +370,21 @@ class Connections:
 
         It has its pages at hand: others forget all that they have read with every commit that is not their own.
         """
-        if self.in_memory or self.read_only or not self._write_lock.acquire(blocking=False):
+        if self.read_only or self._writer_is_busy:
             return None
         try:
-            # This thread may be in the middle of a write itself: what is not committed must not be seen.
-            if self._closed or self._failure is not None or self._writer.in_transaction:
-                return None
-            return self._writer.execute(sql, parameters).fetchall()
+            # Not tried but taken, which Ctrl-C cannot come into the middle of. Whoever has it by now has it briefly.
+            with self._write_lock:
+                # This thread may be in the middle of a write itself: what is not committed must not be seen.
+                if self._failure is not None or self._writer.in_transaction:
+                    return None
+                self._writer_is_busy = True
+                try:
+                    return self._writer.execute(sql, parameters).fetchall()
+                finally:
+                    self._writer_is_busy = False
         except sqlite3.Error:
             return None  # another connection is asked again: it waits where that helps, or says what is wrong
-        finally:
-            self._write_lock.release()
 
     def _is_as_seen(self, seen: tuple[int, ...]) -> bool:
         """Whether a file that is read without locks is still the one that was opened; if not, it is opened again."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import threading
+from collections import OrderedDict
 from collections.abc import Callable
 
 import numpy as np
@@ -43,7 +44,7 @@ class Content:
         self.kind: Kind = kind
         self.structure = new_structure(kind, metric, segment_rows)
         self.metadata = MetadataIndex()
-        self._selections: dict[tuple[int, Filter], Selection] = {}
+        self._selections: OrderedDict[tuple[int, Filter], Selection] = OrderedDict()
         self._remembering = threading.Lock()
         self.metadata_files: list[tuple[DataFile | None, int]] = []
         self.written: dict[int, SegmentFiles] = {}
@@ -60,6 +61,8 @@ class Content:
             if self.segments is None:
                 self.segments = Segments(self.metric, vectors.shape[1], self.segment_rows)
             self.segments.add(vectors)
+            for selection in self._selections.values():
+                selection.scans.clear()  # they would hold codes that are made anew
             self.fold()
         self.position = int(columns.seqs[-1])
 
@@ -88,7 +91,7 @@ class Content:
     def selection(self, position: int, filter: Filter) -> Selection:
         """The rows that were alive at a position and match a filter, whose rows up to there are indexed.
 
-        The last few are remembered: what was alive at a position never changes.
+        Those that were asked for last are remembered: what was alive at a position never changes.
         """
         asked = position, filter
         found = self._selections.get(asked)
@@ -97,10 +100,11 @@ class Content:
             if not isinstance(filter, Everything):
                 mask &= self.metadata.matching(filter, len(mask))
             found = Selection(mask, self.segment_rows)
-            with self._remembering:
-                self._selections[asked] = found
-                while len(self._selections) > _REMEMBERED:
-                    del self._selections[next(iter(self._selections))]
+        with self._remembering:
+            self._selections[asked] = found
+            self._selections.move_to_end(asked)
+            while len(self._selections) > _REMEMBERED:
+                self._selections.popitem(last=False)
         return found
 
     def _vectors_of_rows(self, columns: EventColumns) -> Vector:

@@ -98,9 +98,16 @@ class Graph:
         kind = faiss.METRIC_L2 if self._metric == "l2" else faiss.METRIC_INNER_PRODUCT
         signed = faiss.ScalarQuantizer.QT_8bit_direct_signed
         index = faiss.IndexHNSWSQ(len(self._grid.scale), signed, _NEIGHBOURS, kind)
-        index.hnsw.efConstruction = _BREADTH_OF_ADDING
         index.storage.is_trained = index.is_trained = True
+        self._prepare(index)
         return index
+
+    @staticmethod
+    def _prepare(index: Any) -> None:
+        index.hnsw.efConstruction = _BREADTH_OF_ADDING
+        # A row keeps as many links as there is room for, also to rows that are nearer to each other than to it. Without
+        # these parts of a graph of a million rows are hardly ever reached, however broad a search is.
+        index.keep_max_size_level0 = True
 
     # Checkpoints
 
@@ -137,7 +144,7 @@ class Graph:
             or index.hnsw.nb_neighbors(1) != _NEIGHBOURS
         ):
             raise ValueError(f"it is no graph of {rows} rows of dimension {like.d}")
-        index.hnsw.efConstruction = _BREADTH_OF_ADDING
+        self._prepare(index)
         self._index, self.taken = index, list(taken)
 
     # Searching

@@ -58,12 +58,12 @@ class Found:
 
 @dataclass(frozen=True, slots=True)
 class _Part:
-    """A segment to go through: `count` of its coded rows are selected."""
+    """A segment to go through: `chosen` of its coded rows are selected."""
 
     number: int
     codes: Codes
     share: Share
-    count: int
+    chosen: int
 
 
 class _Asked(NamedTuple):
@@ -86,14 +86,17 @@ class _Way(NamedTuple):
 
 
 class _Group:
-    """Parts that are gone through together; `at` picks them out of what is kept by part and has a column more."""
+    """Parts that are gone through together.
+
+    `at` picks theirs out of an array by part, with an axis more for their hits.
+    """
 
     def __init__(self, parts: Sequence[_Part], ways: dict[int, _Way], segment_rows: int) -> None:
         self.ways = ways
         self.at: Any = (slice(None) if len(ways) == len(parts) else np.array(list(ways)), None)
         self.numbers = [parts[place].number for place in ways]
-        self.counts = [parts[place].count for place in ways]
-        self.fewest = min(self.counts)
+        self.chosen = [parts[place].chosen for place in ways]
+        self.fewest = min(self.chosen)
         self.offsets = np.array(self.numbers, dtype=np.int64)[:, None, None] * segment_rows
 
 
@@ -120,9 +123,9 @@ class Scan:
         self._nearly = {
             place: self._group({place: _Way(part.codes.index)})
             for place, part in enumerate(self._parts)
-            if _MOST_PASS * part.codes.rows <= part.count < part.codes.rows
+            if _MOST_PASS * part.codes.rows <= part.chosen < part.codes.rows
         }
-        self._asked, self._fresh = 0, True
+        self._queries, self._tried = 0, False
         self._masked = self._by_mask(place for place in range(len(self._parts)) if place not in self._nearly)
         self._taken_out: _Group | None = None
 
@@ -142,29 +145,31 @@ class Scan:
         ways = {}
         for place in places:
             part = self._parts[place]
-            whole = part.count == part.codes.rows
+            whole = part.chosen == part.codes.rows
             ways[place] = _Way(part.codes.index, None if whole else part.share.parameters)
         return self._group(ways) if ways else None
 
     def _take_out(self) -> _Group | None:
         """All parts, of those that are selected in part the codes of their own; None where these are too many."""
-        some = {place: part for place, part in enumerate(self._parts) if part.count < part.codes.rows}
-        if not some or sum(part.count for part in some.values()) * self._segments.dimension > _MOST_TAKEN_OUT:
+        some = {place: part for place, part in enumerate(self._parts) if part.chosen < part.codes.rows}
+        row_bytes = self._segments.dimension + 8  # the codes, and which row it is
+        if not some or sum(part.chosen for part in some.values()) * row_bytes > _MOST_TAKEN_OUT:
             return None
         ways = {place: _Way(part.codes.index) for place, part in enumerate(self._parts)}
         for place, part in some.items():
-            rows = part.share.rows[: part.count]
+            rows = part.share.rows[: part.chosen]
             ways[place] = _Way(part.codes.only(rows), None, rows)
         return self._group(ways)
 
     def found(self, queries: Sequence[Query], most: int) -> list[Found]:
         """For each query at least the best `most` of each segment, by what is known of their scores."""
+        assert self.rows == self._segments.rows
         found, most = [Found() for _ in queries], min(most, self._segments.segment_rows)
         if self._parts:
             asked = [self._ask(query) for query in queries]
-            if self._fresh and self._asked + len(queries) > 1:
-                self._taken_out, self._fresh = self._take_out(), False
-            self._asked += len(queries)
+            self._queries += len(queries)  # threads may lose count: then it is done a query later
+            if self._queries > 1 and not self._tried:
+                self._taken_out, self._tried = self._take_out(), True
             if (group := self._taken_out) is None:
                 left = {place for place in self._nearly if not self._widely(place, asked, most, found)}
                 others = (place for place in range(len(self._parts)) if place in left or place not in self._nearly)
@@ -187,7 +192,7 @@ class Scan:
         (Cauchy and Schwarz). And whole numbers are summed exactly up to 2**24, and rounded like any floats past that.
         """
         if self._segments.metric == "l2":
-            step = np.maximum(self._scales[:, 0], _LEAST)
+            step = np.where(self._scales[:, 0] > 0, self._scales[:, 0], 1.0)
             numbers = np.rint(query.wide / step[:, None])
             np.clip(numbers, -LEVELS, LEVELS, out=numbers)
             slack = self._error + _lengths(query.wide - numbers * step[:, None]) * (1 + 1e-9)
@@ -215,12 +220,12 @@ class Scan:
         for place, (one, its) in enumerate(zip(asked, found, strict=True)):
             some = rows[:, place]
             lower, upper = self._ends(scores[:, place], one.step[group.at], one.slack[group.at])
-            worst = zip(group.numbers, group.counts, upper[:, -1].tolist(), strict=True)
+            worst = zip(group.numbers, group.chosen, upper[:, -1].tolist(), strict=True)
             its.rest += [(number, rest) for number, count, rest in worst if count > most]
             if group.fewest >= most:
                 its.pieces.append((some.ravel(), lower.ravel(), upper.ravel()))
             else:
-                there = np.arange(most) < np.array(group.counts)[:, None]
+                there = np.arange(most) < np.array(group.chosen)[:, None]
                 its.pieces.append((some[there], lower[there], upper[there]))
 
     def _search(self, group: _Group, asked: Sequence[_Asked], most: int) -> tuple[Floats, Rows]:
@@ -238,8 +243,8 @@ class Scan:
     def _widely(self, place: int, asked: Sequence[_Asked], most: int, found: Sequence[Found]) -> bool:
         """The best of a part among all its rows, without those that are not selected; or say that too few are left."""
         part = self._parts[place]
-        coded, most = part.codes.rows, min(most, part.count)
-        wide = min(coded, math.ceil(most * coded / part.count) + _WIDER)
+        coded, most = part.codes.rows, min(most, part.chosen)
+        wide = min(coded, math.ceil(most * coded / part.chosen) + _WIDER)
         (scores,), (rows,) = self._search(self._nearly[place], asked, wide)
         kept: Mask = part.share.passes(rows)
         if np.count_nonzero(kept, axis=1).min() < most:

@@ -25,7 +25,10 @@ def selector_of(mask: Mask) -> Any:
 
 
 class Share:
-    """The selected rows of one segment: `mask` over those that it had by then, `count` of them set, at least one."""
+    """The selected rows of one segment, `count` of them, at least one.
+
+    `mask` covers the rows that it had by then: it is shorter than the segment where others have come since.
+    """
 
     def __init__(self, mask: Mask, count: int) -> None:
         self.mask = mask
@@ -51,10 +54,10 @@ class Share:
 
 
 class Selection:
-    """The selected ones of the rows that there were at some position; later ones are not. It never changes.
+    """The selected ones of the rows that there were at some position; later ones are not. Which they are never changes.
 
-    `parts` has the share of each segment that has any, by the segment's number, ascending. `scans` is for what goes
-    through such segments, by their numbers, to be kept in.
+    `parts` has the share of each segment that has any, by the segment's number, ascending. `scans` is where searches
+    keep what goes through some of these segments, by their numbers, for the next one.
     """
 
     def __init__(self, mask: Mask, segment_rows: int) -> None:

@@ -26,7 +26,7 @@ from projections.scoring import Floats
 __all__ = ["lists_of", "read_structure", "write_structure"]
 
 # To be raised whenever the same rows would make another structure.
-_VERSION = 4
+_VERSION = 5
 # Each is twice as long as all before it.
 _MOST_BLOCKS = 40
 # The links of a row, about 200 bytes, and what stands before the rows; each more than it can be.

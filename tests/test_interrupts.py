@@ -157,6 +157,22 @@ def test_an_interrupt_at_any_step_of_a_lock_keeps_nobody_waiting(way: str, at: i
     assert ends(use)
 
 
+def test_brief_reads_that_are_interrupted_again_and_again(tmp_path: Path, alarm: Callable[[float], None]) -> None:
+    """By real signals: the connection that writes, which they are asked of, is free for others afterwards."""
+    with EventStore(tmp_path / "agent.db", durability="normal") as store:
+        store.add("first", vector=[1.0])
+        lock: Any = store._connections._write_lock
+
+        def read() -> None:
+            assert store._connections.fetch("SELECT max(seq) FROM events", brief=True) == [(1,)]
+
+        for _ in range(30):
+            assert interrupt(alarm, read, 10)
+            assert not lock._is_owned()
+        assert ends(lambda: store.add("second", vector=[1.0]))
+        assert store.position == 2
+
+
 @pytest.mark.timeout(240)
 def test_appends_that_are_interrupted_again_and_again(tmp_path: Path, alarm: Callable[[float], None]) -> None:
     """By real signals, while three threads append: none of those stops, and the history verifies."""

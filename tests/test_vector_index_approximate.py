@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import faiss
 import numpy as np
 import pytest
 from hypothesis import given, settings
@@ -145,6 +146,42 @@ def test_fewer_candidates_than_k_are_made_up_for_by_searching_exactly(store: Eve
         assert hits.exact
         assert [hit.memory_id for hit in hits] == [one.memory_id for one in brute_force_search(store, QUERIES[0], 250)]
         assert not index.search(QUERIES[0], 3).exact
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_where_a_structure_proposes_nothing_rows_are_searched_exactly(kind: Any) -> None:
+    """Those that pass the filter are all far from the query, and no other segment has any."""
+    matrix = np.random.default_rng(0).normal(scale=0.05, size=(6 * 1024, 8)).astype(np.float32)
+    left = np.arange(len(matrix)) % 2 == 0
+    matrix[:, 0] += np.where(left, 1, -1)
+    query = np.array([-1, *[0] * 7], dtype=np.float32)
+    sides = [{"side": "a" if left[n] and n < 4 * 1024 else "b"} for n in range(len(matrix))]
+    with EventStore() as store, VectorIndex(store, kind=kind, segment_rows=1024, effort=0.1) as index:
+        store.add_many([""] * len(matrix), vectors=matrix, metadatas=sides)
+        hits = index.search(query, 10, filter={"side": "a"})
+        expected = brute_force_search(store, query, 10, filter={"side": "a"})
+        assert [(hit.memory_id, hit.score, hit.position) for hit in hits] == expected
+
+
+def test_rows_of_a_graph_have_as_many_links_as_there_is_room_for() -> None:
+    """Also when it was read back: without, a million rows are hardly ever all reached."""
+
+    def links(graph: Graph) -> float:
+        size = graph._index.hnsw.nb_neighbors(0)
+        neighbors = faiss.vector_to_array(graph._index.hnsw.neighbors)
+        starts = faiss.vector_to_array(graph._index.hnsw.offsets)[:-1]
+        return float(np.mean([(neighbors[start : start + size] >= 0).sum() / size for start in starts]))
+
+    segments = Segments("ip", 16, 512)
+    segments.add(clustered(1536, dimension=16))
+    graph, again = Graph("ip", 512), Graph("ip", 512)
+    graph.fold(segments.coded[:2])
+    assert links(graph) > 0.95
+    again.restore(segments.coded[:2], graph.taken, graph.packed())
+    for one in (graph, again):
+        one.fold(segments.coded)
+    assert links(graph) > 0.95
+    assert again.packed() == graph.packed()
 
 
 def test_more_effort_finds_more(store: EventStore) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import time
+import tracemalloc
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
@@ -281,7 +282,7 @@ def test_codes_of_a_selection_that_is_asked_for_again_are_taken_out_if_they_are_
     taken: list[int] = []
     only = Codes.only
     monkeypatch.setattr(Codes, "only", lambda self, some: (taken.append(len(some)), only(self, some))[1])
-    monkeypatch.setattr("projections.scan._MOST_TAKEN_OUT", 16 * 2000)
+    monkeypatch.setattr("projections.scan._MOST_TAKEN_OUT", (16 + 8) * 2000)
     for share, fits in ((0.02, True), (0.4, True), (0.6, False), (0.9, False)):
         selected = rng.random(6000) < share
         selected[:2048] = True
@@ -301,21 +302,72 @@ def test_codes_of_a_selection_that_is_asked_for_again_are_taken_out_if_they_are_
 
 
 @pytest.mark.parametrize("metric", METRICS)
-def test_a_selection_answers_for_its_rows_when_others_have_come(metric: Any) -> None:
-    """The same one, kept, before and after a segment has filled up and a new one has begun."""
+def test_a_selection_answers_for_its_rows_when_others_have_come(metric: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The same one, kept, while its segment is coded bit by bit, fills up, and a new one begins; asked thrice."""
+    monkeypatch.setattr("projections.segments._UNCODED_ROWS", 100)
     rng = np.random.default_rng(13)
-    rows, query = rng.normal(size=(5000, 16)).astype(np.float32), rng.normal(size=16).astype(np.float32)
+    rows, query = rng.normal(size=(1500, 16)).astype(np.float32), rng.normal(size=16).astype(np.float32)
     exact = exact_scores(metric, query, rows)
-    segments, selections = Segments(metric, 16, 2048), []
-    for start in range(0, 5000, 250):
-        segments.add(rows[start : start + 250])
+    segments, selections = Segments(metric, 16, 512), []
+    for start in range(0, 1500, 70):
+        segments.add(rows[start : start + 70])
         selections += [chosen(segments, every(segments.rows)), chosen(segments, rng.random(segments.rows) < 0.9)]
         for selection in selections:
             some = np.flatnonzero(selection.mask)
-            ((found, scores),) = nearest(segments, [query], 10, selection)
-            best = np.lexsort((some, -exact[some]))[:10]
-            assert found.tolist() == some[best].tolist()
-            assert scores.tolist() == exact[some[best]].tolist()
+            for _ in range(3):
+                ((found, scores),) = nearest(segments, [query], 10, selection)
+                best = np.lexsort((some, -exact[some]))[:10]
+                assert found.tolist() == some[best].tolist()
+                assert scores.tolist() == exact[some[best]].tolist()
+
+
+@pytest.mark.parametrize("metric", METRICS)
+def test_rows_that_are_not_coded_yet_do_not_pass_for_coded_ones(metric: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As many are selected as are coded, and yet not all of those that are."""
+    monkeypatch.setattr("projections.segments._UNCODED_ROWS", 20)
+    monkeypatch.setattr("projections.nearest._FEW", 0)
+    rng = np.random.default_rng(14)
+    rows = rng.normal(size=(21, 16)).astype(np.float32)
+    segments = Segments(metric, 16, 64)
+    segments.add(rows[:20])
+    assert searched(segments, rows[0]).rows == 20
+    segments.add(rows[20:])
+    selected = every(21)
+    selected[0] = False
+    exact = exact_scores(metric, rows[0], rows[1:])
+    selection = chosen(segments, selected)
+    for _ in range(3):
+        ((found, scores),) = nearest(segments, [rows[0]], 3, selection)
+        assert found.tolist() == (1 + np.lexsort((np.arange(20), -exact))[:3]).tolist()
+        assert scores.tolist() == np.sort(exact)[::-1][:3].tolist()
+
+
+def test_more_hits_than_a_segment_has_rows_take_no_more_memory() -> None:
+    """What is found in a segment has the room of its rows, however many are asked for."""
+    segments = Segments("ip", 8, 4)
+    segments.add(np.random.default_rng(15).normal(size=(2000, 8)).astype(np.float32))
+    selection = chosen(segments, every(2000))
+    tracemalloc.start()
+    ((found, _),) = nearest(segments, [np.ones(8, dtype=np.float32)], 1500, selection)
+    most = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert len(found) == 1500
+    assert most < 4 * 2**20
+
+
+@pytest.mark.filterwarnings("error")
+@pytest.mark.parametrize("metric", ["ip", "l2"])
+def test_a_segment_of_zeros_is_gone_through_whatever_the_query(metric: Any) -> None:
+    """Its codes have no scale of their own."""
+    rows = np.concatenate([np.zeros((64, 4)), np.ones((40, 4))]).astype(np.float32)
+    segments = Segments(metric, 4, 64)
+    segments.add(rows)
+    for size in (0, 1e-30, 1, 1e9, 1e18):
+        query = np.full(4, size, dtype=np.float32)
+        exact = exact_scores(metric, query, rows)
+        ((found, scores),) = nearest(segments, [query], 3, chosen(segments, every(104)))
+        assert found.tolist() == np.lexsort((np.arange(104), -exact))[:3].tolist()
+        assert scores.tolist() == exact[found].tolist()
 
 
 @pytest.mark.parametrize("metric", METRICS)

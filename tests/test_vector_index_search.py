@@ -387,16 +387,20 @@ def test_what_a_search_may_find_is_worked_out_once_and_remembered_for_few(monkey
         for _ in range(3):
             assert found() == ["29", "28"]
             assert found({"even": True}) == ["28", "26"]
+            assert found({"even": False}) == ["29", "27"]
+            assert found({"even": 1}) == found({"even": {"in": [0, 1]}}) == []
             assert found({"even": False}, as_of=28) == ["27", "25"]
-        assert asked == [30, 30, 28]
+        assert asked == [30, 30, 30, 30, 30, 28]
         store.delete(store.memories(order="-position")[1].memory_id)
         assert found() == ["29", "27"]
         assert found({"even": True}) == ["26", "24"]
         assert found(as_of=30) == ["29", "28"]
-        assert asked == [30, 30, 28, 31, 31]
+        assert asked == [30, 30, 30, 30, 30, 28, 31, 31]
         for as_of in range(1, 30):
             assert found(as_of=as_of)[0] == str(as_of - 1)
+            assert found({"even": True}) == ["26", "24"]  # asked for again and again, it stays
         assert len(index._content._selections) == 8
+        assert asked.count(31) == 2
 
 
 def test_an_interrupted_filter_finds_everything_the_next_time(
