@@ -20,7 +20,7 @@ from projections import VectorIndex
 
 __all__ = ["approximate", "approximate_small"]
 
-_EFFORTS = (0.5, 0.7, 1.0, 1.5, 2.0, 3.0, 4.0, 6.0, 8.0, 12.0)
+_EFFORTS = (0.3, 0.5, 0.7, 1.0, 1.5, 2.0, 3.0, 4.0, 6.0, 8.0, 12.0)
 _NOT_THERE = "VectorIndex has no parameter kind: approximate search is not there yet; what is timed is exact"
 
 
