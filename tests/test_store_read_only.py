@@ -214,3 +214,13 @@ def test_it_closes(path: Path) -> None:
     store.close()
     with pytest.raises(ValueError, match="closed"):
         store.head  # noqa: B018
+
+
+def test_brief_reads_look_whether_a_writer_has_come_along(path: Path) -> None:
+    """The connection that a store was opened with knows nothing of it; each read by another asks."""
+    with EventStore(path) as store:
+        assert store.read_only
+        assert store._connections.fetch("SELECT max(seq) FROM events", brief=True) == [(1,)]
+        with writing(path) as other:
+            other.add("text 1", vector=vector())
+        assert store._connections.fetch("SELECT max(seq) FROM events", brief=True) == [(2,)]
