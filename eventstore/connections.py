@@ -286,6 +286,7 @@ class Connections:
                 yield connection
                 connection.execute("COMMIT")
             except BaseException as error:
+                self._writer_is_busy = False
                 if isinstance(error, sqlite3.Error) and "disk i/o" in str(error).lower():
                     # What the system could not write it may have forgotten: the next sync would succeed without.
                     self._fail(error)

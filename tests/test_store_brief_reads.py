@@ -40,6 +40,17 @@ def test_an_idle_writer_answers(tmp_path: Path) -> None:
         assert len(store._connections._idle) == 1
 
 
+def test_a_writer_that_rolled_back_answers_again(tmp_path: Path) -> None:
+    """It is idle, though nothing was committed."""
+    with EventStore(tmp_path / "m.db") as store:
+        store.add("tea", vector=[1.0], memory_id="tea")
+        with pytest.raises(ValueError, match="no more"), store._connections.writing():
+            raise ValueError("no more")
+        asked = statements(store._connections._writer)
+        assert store.position == 1
+        assert asked
+
+
 def test_a_busy_writer_is_not_waited_for(tmp_path: Path) -> None:
     """Another thread is in the middle of a write: what is committed is read beside it, and nothing else."""
     with EventStore(tmp_path / "m.db") as store:
