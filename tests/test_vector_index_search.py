@@ -403,6 +403,20 @@ def test_what_a_search_may_find_is_worked_out_once_and_remembered_for_few(monkey
         assert asked.count(31) == 2
 
 
+def test_codes_that_kept_selections_hold_are_let_go_of_when_rows_come() -> None:
+    """Those of a segment that grows are made anew: eight selections would keep eight of them."""
+    rows = np.random.default_rng(3).normal(size=(300, 4)).astype(np.float32)
+    with EventStore() as store, VectorIndex(store, segment_rows=64) as index:
+        store.add_many([""] * 200, vectors=rows[:200])
+        for as_of in (None, 150, 100):
+            index.search(rows[0], as_of=as_of)
+        kept = list(index._content._selections.values())
+        assert [len(selection.scans) for selection in kept] == [1, 1, 1]
+        store.add("", vector=rows[200])
+        index.catch_up()
+        assert [len(selection.scans) for selection in kept] == [0, 0, 0]
+
+
 def test_an_interrupted_filter_finds_everything_the_next_time(
     store: EventStore, monkeypatch: pytest.MonkeyPatch
 ) -> None:
