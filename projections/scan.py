@@ -28,6 +28,9 @@ _WIDER = 32
 # From the second query on, the codes of what is selected are gone through alone, if they have so few bytes: those of
 # 20,000 rows of 384 numbers. For one query FAISS's look at every row costs less than taking them out.
 _MOST_TAKEN_OUT = 8 * 2**20
+# Vectors of so few bytes are taken out as they are: one product of them all, 1,300 rows of 384 numbers, costs less than
+# codes that FAISS is asked about segment by segment, and leaves fewer rows to be scored exactly.
+_MOST_AS_THEY_ARE = 2 * 2**20
 
 # What is divided by is not 0.
 _LEAST = 1e-300
@@ -100,6 +103,21 @@ class _Group:
         self.offsets = np.array(self.numbers, dtype=np.int64)[:, None, None] * segment_rows
 
 
+class _Plain(NamedTuple):
+    """Rows that are gone through by their vectors as they were recorded."""
+
+    rows: Rows
+    vectors: Vector
+    norms: Floats
+
+
+class _TakenOut(NamedTuple):
+    """What is gone through once the rows selected in part have been taken out: all parts, or the others and these."""
+
+    group: _Group | None
+    plain: _Plain | None = None
+
+
 class Scan:
     """The selected rows of some segments, made ready to be gone through: good for as long as no rows are added."""
 
@@ -127,7 +145,7 @@ class Scan:
         }
         self._queries, self._tried = 0, False
         self._masked = self._by_mask(place for place in range(len(self._parts)) if place not in self._nearly)
-        self._taken_out: _Group | None = None
+        self._taken_out: _TakenOut | None = None
 
     def _take(self, number: int, share: Share) -> None:
         codes, new = self._segments.parts[number].current_codes(), _NO_ROWS
@@ -149,41 +167,66 @@ class Scan:
             ways[place] = _Way(part.codes.index, None if whole else part.share.parameters)
         return self._group(ways) if ways else None
 
-    def _take_out(self) -> _Group | None:
-        """All parts, of those that are selected in part the codes of their own; None where these are too many."""
+    def _take_out(self) -> _TakenOut | None:
+        """Of all parts that are selected in part, what is selected by itself; None where that is too much."""
         some = {place: part for place, part in enumerate(self._parts) if part.chosen < part.codes.rows}
-        row_bytes = self._segments.dimension + 8  # the codes, and which row it is
-        if not some or sum(part.chosen for part in some.values()) * row_bytes > _MOST_TAKEN_OUT:
+        count, dimension = sum(part.chosen for part in some.values()), self._segments.dimension
+        if not some or count * (dimension + 8) > _MOST_TAKEN_OUT:  # the codes, and which row it is
             return None
+        if 4 * count * dimension <= _MOST_AS_THEY_ARE:
+            others = self._by_mask(place for place in range(len(self._parts)) if place not in some)
+            return _TakenOut(others, self._plain(some.values()))
         ways = {place: _Way(part.codes.index) for place, part in enumerate(self._parts)}
         for place, part in some.items():
             rows = part.share.rows[: part.chosen]
             ways[place] = _Way(part.codes.only(rows), None, rows)
-        return self._group(ways)
+        return _TakenOut(self._group(ways))
+
+    def _plain(self, parts: Iterable[_Part]) -> _Plain:
+        rows, norms = [], []
+        for part in parts:
+            chosen = part.share.rows[: part.chosen]
+            rows.append(chosen + part.number * self._segments.segment_rows)
+            norms.append(self._segments.parts[part.number].norms[chosen])
+        together = np.concatenate(rows)
+        return _Plain(together, self._segments.vectors(together), np.concatenate(norms))
 
     def found(self, queries: Sequence[Query], most: int) -> list[Found]:
         """For each query at least the best `most` of each segment, by what is known of their scores."""
         assert self.rows == self._segments.rows
         found, most = [Found() for _ in queries], min(most, self._segments.segment_rows)
-        if self._parts:
-            asked = [self._ask(query) for query in queries]
-            self._queries += len(queries)  # threads may lose count: then it is done a query later
-            if self._queries > 1 and not self._tried:
-                self._taken_out, self._tried = self._take_out(), True
-            if (group := self._taken_out) is None:
-                left = {place for place in self._nearly if not self._widely(place, asked, most, found)}
-                others = (place for place in range(len(self._parts)) if place in left or place not in self._nearly)
-                group = self._by_mask(others) if left else self._masked
-            if group is not None:
-                self._best(group, asked, most, found)
+        self._queries += len(queries)  # threads may lose count: then it is done a query later
+        if self._queries > 1 and not self._tried:
+            self._taken_out, self._tried = self._take_out(), True
+        if (taken := self._taken_out) is None:
+            self._by_codes(queries, most, found)
+        else:
+            if taken.group is not None:
+                self._best(taken.group, [self._ask(query) for query in queries], most, found)
+            if taken.plain is not None:
+                self._by_vectors(queries, taken.plain, found)
         for number, new in self._late:
             segment = self._segments.parts[number]
             whole = len(new) == segment.rows - new[0]
             vectors = segment.vectors.all()[new[0] :] if whole else segment.vectors.take(new)
-            rows, norms = new + number * self._segments.segment_rows, segment.norms[new]
-            for query, its in zip(queries, found, strict=True):
-                its.pieces.append((rows, *quick_scores(self._segments.metric, query, vectors, norms)))
+            rows = new + number * self._segments.segment_rows
+            self._by_vectors(queries, _Plain(rows, vectors, segment.norms[new]), found)
         return found
+
+    def _by_codes(self, queries: Sequence[Query], most: int, found: Sequence[Found]) -> None:
+        if not self._parts:
+            return
+        asked = [self._ask(query) for query in queries]
+        left = {place for place in self._nearly if not self._widely(place, asked, most, found)}
+        others = (place for place in range(len(self._parts)) if place in left or place not in self._nearly)
+        group = self._by_mask(others) if left else self._masked
+        if group is not None:
+            self._best(group, asked, most, found)
+
+    def _by_vectors(self, queries: Sequence[Query], plain: _Plain, found: Sequence[Found]) -> None:
+        for query, its in zip(queries, found, strict=True):
+            ends = quick_scores(self._segments.metric, query, plain.vectors, plain.norms)
+            its.pieces.append((plain.rows, *ends))
 
     def _ask(self, query: Query) -> _Asked:
         """How far products are off.

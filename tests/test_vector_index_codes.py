@@ -16,6 +16,7 @@ from hypothesis import strategies as st
 from eventstore import EventStore
 from eventstore.testing import vectors
 from projections import VectorIndex
+from projections import scan as scan_module
 from projections.codes import Codes
 from projections.nearest import nearest
 from projections.scan import Scan
@@ -123,10 +124,10 @@ def test_what_codes_leave_out_scores_no_more_than_they_say(
     size=st.integers(1, 9),
     some=st.integers(0, 2**24 - 1),
     batch=st.integers(1, 5),
-    taken_out=st.booleans(),
+    taken_out=st.sampled_from(("no", "codes", "vectors")),
 )
 def test_the_nearest_are_those_that_scoring_every_row_gives(
-    metric: Any, case: tuple[Any, Any], k: int, size: int, some: int, batch: int, taken_out: bool
+    metric: Any, case: tuple[Any, Any], k: int, size: int, some: int, batch: int, taken_out: str
 ) -> None:
     """In every cut into segments, for every selection, at first and when it is asked for again, ties by row."""
     query, rows = case
@@ -139,7 +140,8 @@ def test_the_nearest_are_those_that_scoring_every_row_gives(
     expected = sorted(np.flatnonzero(selected).tolist(), key=lambda row: (-exact[row], row))[:k]
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr("projections.nearest._FEW", 0)
-        patch.setattr("projections.scan._MOST_TAKEN_OUT", 2**20 if taken_out else 0)
+        patch.setattr("projections.scan._MOST_TAKEN_OUT", 0 if taken_out == "no" else 2**20)
+        patch.setattr("projections.scan._MOST_AS_THEY_ARE", 2**20 if taken_out == "vectors" else 0)
         for _ in range(3):
             ((found, scores),) = nearest(segments, [query], k, selection)
             assert found.tolist() == expected
@@ -271,33 +273,40 @@ def test_an_index_of_thousands_answers_like_brute_force(metric: Any) -> None:
 
 
 @pytest.mark.parametrize("metric", METRICS)
-def test_codes_of_a_selection_that_is_asked_for_again_are_taken_out_if_they_are_few(
+def test_a_selection_that_is_asked_for_again_is_taken_out_if_it_is_small(
     metric: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Either way the answer is that of scoring each; of parts that are selected whole nothing is held twice."""
+    """A very small one as vectors, else as codes. The answers are those of scoring each; no whole part is copied."""
     rng = np.random.default_rng(11)
     rows, queries = rng.normal(size=(6000, 16)).astype(np.float32), rng.normal(size=(4, 16)).astype(np.float32)
     segments = Segments(metric, 16, 2048)
     segments.add(rows)
-    taken: list[int] = []
-    only = Codes.only
-    monkeypatch.setattr(Codes, "only", lambda self, some: (taken.append(len(some)), only(self, some))[1])
-    monkeypatch.setattr("projections.scan._MOST_TAKEN_OUT", (16 + 8) * 2000)
-    for share, fits in ((0.02, True), (0.4, True), (0.6, False), (0.9, False)):
+    codes: list[int] = []
+    products: list[int] = []
+    only, quick = Codes.only, scan_module.quick_scores
+    monkeypatch.setattr(Codes, "only", lambda self, some: (codes.append(len(some)), only(self, some))[1])
+    monkeypatch.setattr(scan_module, "quick_scores", lambda *asked: (products.append(len(asked[2])), quick(*asked))[1])
+    monkeypatch.setattr(scan_module, "_MOST_TAKEN_OUT", (16 + 8) * 2000)
+    monkeypatch.setattr(scan_module, "_MOST_AS_THEY_ARE", 4 * 16 * 600)
+    for share, way in ((0.02, "vectors"), (0.1, "vectors"), (0.4, "codes"), (0.6, "no"), (0.9, "no")):
         selected = rng.random(6000) < share
         selected[:2048] = True
-        some = np.flatnonzero(selected)
+        some, count = np.flatnonzero(selected), np.count_nonzero(selected[2048:])
         selection = chosen(segments, selected)
         for number, query in enumerate(queries):
-            taken.clear()
+            codes.clear()
+            products.clear()
             ((nearest_rows, scores),) = nearest(segments, [query], 10, selection)
-            assert sum(taken) == (np.count_nonzero(selected[2048:]) if fits and number == 1 else 0)
+            assert sum(codes) == (count if way == "codes" and number == 1 else 0)
+            assert products == ([count] if way == "vectors" and number >= 1 else [])
             exact = exact_scores(metric, query, rows[some])
             best = np.lexsort((some, -exact))[:10]
             assert nearest_rows.tolist() == some[best].tolist()
             assert scores.tolist() == exact[best].tolist()
+        codes.clear()
+        products.clear()
         together = list(nearest(segments, list(queries), 10, chosen(segments, selected)))
-        assert bool(taken) == fits
+        assert (bool(codes), products) == (way == "codes", [count] * 4 if way == "vectors" else [])
         assert [found.tolist() for found, _ in together][-1] == nearest_rows.tolist()
 
 
