@@ -16,11 +16,14 @@ from eventstore import Vector
 from eventstore.versions import grown
 from projections.codes import Codes
 from projections.scoring import Floats, Metric, norms_of, quick_norms
-from projections.vectors import HeldRows, Rows, StoredRows
+from projections.vectors import HeldRows, Rows, StoredRows, digests_of
 
 __all__ = ["SEGMENT_ROWS", "Segment", "Segments"]
 
 SEGMENT_ROWS = 16_384
+
+# Vectors of fewer rows for each part are taken one by one.
+_ROWS_OF_A_PART = 2
 
 # A product of so few rows costs less than coding them one by one would.
 _UNCODED_ROWS = 1024
@@ -144,10 +147,27 @@ class Segments:
 
     def vectors(self, rows: Rows) -> Vector:
         """The recorded vectors of rows, shape `(len(rows), dimension)`."""
+        if 0 < len(rows) < _ROWS_OF_A_PART * len(self.parts):
+            return self._one_by_one(rows)
         found = np.empty((len(rows), self.dimension), dtype=np.float32)
         for part, where, local in self._of_parts(rows):
             found[where] = part.vectors.take(local)
         return found
+
+    def _one_by_one(self, rows: Rows) -> Vector:
+        # What is done for each part costs more than what is done for a row.
+        places = [divmod(row, self.segment_rows) for row in rows.tolist()]
+        parts = [self.parts[number].vectors for number, _ in places]
+        found = [vectors.row(local) for vectors, (_, local) in zip(parts, places, strict=True)]
+        together = b"".join([vector for vector, _ in found])
+        made = np.frombuffer(together, dtype="<f4").reshape(len(rows), self.dimension).astype(np.float32)
+        read = [place for place, (_, expected) in enumerate(found) if expected is not None]
+        for place, digest in zip(read, digests_of(made[read]).tolist() if read else (), strict=True):
+            if digest != found[place][1]:
+                vectors = parts[place]
+                assert isinstance(vectors, StoredRows)
+                raise vectors.altered(np.array([places[place][1]]))
+        return made
 
     def _of_parts(self, rows: Rows) -> Iterator[tuple[Segment, slice | Rows, Rows]]:
         """Each part that has some of the rows, their places among those asked for, and in the part."""

@@ -113,6 +113,10 @@ class HeldRows:
         """Some rows, shape `(len(rows), dimension)`."""
         return self._vectors.take(rows, axis=0)
 
+    def row(self, row: int) -> tuple[Vector, None]:
+        """A row, shape `(dimension,)`, little-endian; there is nothing to check."""
+        return np.asarray(self._vectors[row], dtype="<f4"), None
+
     @property
     def in_memory(self) -> int:
         """How many bytes of vectors are in memory."""
@@ -228,18 +232,9 @@ class StoredRows:
 
     def take(self, rows: Rows) -> Vector:
         """Some rows, shape `(len(rows), dimension)`; `Damaged` where the file is."""
-        held = self.held
+        held = self._held(len(rows))
         if held is not None:
             return held.take(rows, axis=0)
-        # Threads that ask at the same time may miss each other's count: then the file is read whole a little later.
-        self._asked += len(rows)
-        enough = _WHOLE_SHARE * self.count
-        if self._asked > enough:
-            self._asked = 0
-            if len(rows) > enough or self._memory.has_room_for(self):
-                vectors = self.stored()
-                self._memory.hold(self, vectors)
-                return vectors[rows]
         if len(rows) > _FEW and rows[-1] - rows[0] == len(rows) - 1 and (np.diff(rows) == 1).all():
             vectors = self._read([(int(rows[0]), len(rows))])
         else:
@@ -247,21 +242,53 @@ class StoredRows:
         self._check(vectors, rows)
         return vectors
 
+    def row(self, row: int) -> tuple[Vector | bytes, np.uint64 | None]:
+        """A row, little-endian, and the digest that its bytes are to have; None where it was in memory.
+
+        Whoever takes rows one by one checks them together: that costs less.
+        """
+        held = self._held(1)
+        if held is not None:
+            return np.asarray(held[row], dtype="<f4"), None
+        return self._bytes(row, 1), self.digests[row]
+
+    def _held(self, asked: int) -> Vector | None:
+        """All rows, where they are in memory, or come there because with these that are asked for many have been."""
+        held = self.held
+        if held is not None:
+            return held
+        # Threads that ask at the same time may miss each other's count: then the file is read whole a little later.
+        self._asked += asked
+        enough = _WHOLE_SHARE * self.count
+        if self._asked > enough:
+            self._asked = 0
+            if asked > enough or self._memory.has_room_for(self):
+                held = self.stored()
+                self._memory.hold(self, held)
+        return held
+
     def _check(self, vectors: Vector, rows: Rows) -> None:
         wrong = rows[digests_of(vectors) != self.digests[rows]]
         if len(wrong):
-            raise Damaged(self, f"{self.path.name} does not hold the vectors that were written to it", wrong)
+            raise self.altered(wrong)
+
+    def altered(self, rows: Rows) -> Damaged:
+        """The error that says that rows are not what was written."""
+        return Damaged(self, f"{self.path.name} does not hold the vectors that were written to it", rows)
 
     def _read(self, rows: list[tuple[int, int]]) -> Vector:
         """The rows of these runs, each a first row and how many, one after the other, as the file has them now."""
-        row = 4 * self._dimension
-        try:
-            file = self._opened()
-            content = [_read(file.descriptor, count * row, first * row) for first, count in rows]
-        except OSError as error:
-            raise Damaged(self, f"{self.path.name} cannot be read: {error.strerror or error}") from error
+        content = [self._bytes(first, count) for first, count in rows]
         together = content[0] if len(content) == 1 else b"".join(content)
         return np.frombuffer(together, dtype="<f4").reshape(-1, self._dimension)
+
+    def _bytes(self, first: int, count: int) -> bytes:
+        row = 4 * self._dimension
+        try:
+            file = self._opened()  # closed when nothing refers to it
+            return _read(file.descriptor, count * row, first * row)
+        except OSError as error:
+            raise Damaged(self, f"{self.path.name} cannot be read: {error.strerror or error}") from error
 
 
 class _File:
