@@ -34,8 +34,11 @@ def metadata_of(text: str, position: int | None = None) -> dict[str, Any]:
         metadata = orjson.loads(text)
     except orjson.JSONDecodeError:
         metadata = None
-    # What is nested deeper than Python's recursion goes could be parsed, and then neither compared nor matched.
-    if not isinstance(metadata, dict) or (text.count("{") + text.count("[") > _DEEPEST and _depth(metadata) > _DEEPEST):
+    # What is nested deeper than Python's recursion goes could be parsed, and then neither compared nor matched. Each
+    # level has two characters.
+    if not isinstance(metadata, dict) or (
+        len(text) > 2 * _DEEPEST and text.count("{") + text.count("[") > _DEEPEST and _depth(metadata) > _DEEPEST
+    ):
         where = "an event" if position is None else f"event {position}"
         raise CorruptHistory(f"{where} has metadata that no append can have recorded: run `replay verify`")
     return metadata

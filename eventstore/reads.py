@@ -233,12 +233,15 @@ class Reader:
         for some in chunks(positions, _PAGE):
             # Of a long list little will be asked for again soon: it would only push out what is.
             late = self._late if len(some) <= _FEW else LateStates(0)
-            states = {position: state for position in some if (state := late.get(position)) is not None}
-            for state in self._states([position for position in some if position not in states]):
-                late.put(state)
-                states[state.header.seq] = state
-            for position in some:
-                yield states[position].memory()
+            kept = [late.get(position) for position in some]
+            read = {}
+            if None in kept:
+                missing = [position for position, state in zip(some, kept, strict=True) if state is None]
+                read = {state.header.seq: state for state in self._states(missing)}
+                for made in read.values():
+                    late.put(made)
+            for position, state in zip(some, kept, strict=True):
+                yield (state or read[position]).memory()
 
     def _states(self, positions: list[int]) -> Iterator[State]:
         if not positions:

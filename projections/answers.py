@@ -37,7 +37,9 @@ def query_vectors(store: EventStore, metric: Metric, queries: Sequence[Any] | Ve
     if not len(queries):
         return []
     dimension = store.dimension
-    if all(isinstance(query, str) for query in queries):
+    if isinstance(queries, list) and len(queries) == 1 and _is_ready(queries[0], dimension):
+        vectors = queries
+    elif all(isinstance(query, str) for query in queries):
         vectors = list(store.embed([check_content(query) for query in queries]))
     elif isinstance(queries, np.ndarray) and queries.ndim == 2:
         vectors = list(check_matrix("queries", queries, dimension))

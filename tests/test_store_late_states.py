@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
-from eventstore import EventStore
-from eventstore.events import EventRow
+import pytest
+
+from eventstore import CorruptHistory, EventStore
+from eventstore.connections import Connections
+from eventstore.events import EventRow, metadata_of
 from eventstore.instants import from_microseconds
 from eventstore.states import LateStates, State
 
@@ -70,3 +73,29 @@ def test_a_later_version_is_another_state() -> None:
         store.delete(first.memory_id)
         assert store.get(first.memory_id) is None
         assert store.get(first.memory_id, as_of=second.position) == now
+
+
+def test_what_was_read_is_not_read_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Only what is not kept is asked of the file, whatever else is asked for beside it, in whatever order."""
+    asked: list[int] = []
+    fetch = Connections.fetch
+    monkeypatch.setattr(
+        Connections, "fetch", lambda self, sql, some=(), **how: (asked.extend(some), fetch(self, sql, some, **how))[1]
+    )
+    with EventStore(":memory:") as store:
+        store.add_many([f"text {number}" for number in range(6)], vectors=[[1.0, number] for number in range(6)])
+        for positions, reads in (([3, 1], [3, 1]), ([1, 3, 3], []), ([5, 1, 3], [5]), ([1, 3, 5], [])):
+            asked.clear()
+            contents = [memory.content for memory in store.states(positions)]
+            assert contents == [f"text {position - 1}" for position in positions]
+            assert asked == reads
+
+
+def test_recorded_metadata_is_as_deep_as_an_append_records_at_most() -> None:
+    """In as few characters as can be, and in many."""
+    for space in ("", " " * 500):
+        deep = ['{"":' + space + "[" * lists + "]" * lists + "}" for lists in (65, 66)]
+        assert list(metadata_of(deep[0])) == [""]
+        with pytest.raises(CorruptHistory, match="event 7 has metadata that no append can have recorded"):
+            metadata_of(deep[1], 7)
+    assert metadata_of('{"brackets":"' + "[" * 500 + '"}') == {"brackets": "[" * 500}
