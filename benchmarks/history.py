@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 import os
 import shutil
@@ -14,7 +13,7 @@ from typing import Any
 import numpy as np
 
 from benchmarks.check import require, require_exact
-from benchmarks.floor import flat_of, open_raw, read_vectors
+from benchmarks.floor import flat_of, hashed_rows, open_raw, read_hashed, read_vectors
 from benchmarks.measure import Contender, race
 from benchmarks.options import Options
 from benchmarks.peers.asof import Asof, open_index
@@ -35,6 +34,7 @@ def rebuild(options: Options) -> Result:
     queries = data.queries(options.queries)
     ours, floor = "asof", "raw read + FAISS add"
     written, floor_written = "asof, checkpoint too", "raw read + FAISS add + raw write"
+    checked = "raw read + SHA-256 of the same bytes + FAISS add"
     with options.folder() as folder:
         path, directory = folder / "memories.db", folder / "index"
         write_store(path, data, rows)
@@ -62,6 +62,9 @@ def rebuild(options: Options) -> Result:
             def read() -> Any:
                 return flat_of(read_vectors(path, dims, rows), dims)
 
+            def read_and_hash() -> Any:
+                return flat_of(read_hashed(path, dims, rows), dims)
+
             def read_and_write() -> Any:
                 matrix = read_vectors(path, dims, rows)
                 with open(folder / "raw", "wb", buffering=0) as file:
@@ -73,6 +76,7 @@ def rebuild(options: Options) -> Result:
                 [
                     Contender(ours, catch_up, before=fresh, after=complete),
                     Contender(floor, read, after=lambda flat: kept.update(floor=flat)),
+                    Contender(checked, read_and_hash, after=lambda flat: kept.update(floor=flat)),
                     Contender(written, whole, before=fresh, after=complete),
                     Contender(floor_written, read_and_write, after=lambda flat: kept.update(floor=flat)),
                 ],
@@ -91,10 +95,12 @@ def rebuild(options: Options) -> Result:
         ours: "vectors stay in memory; a checkpoint on the way only after 30 seconds of work",
         written: "as shipped: a checkpoint on the way also where vectors take more than 512 MB",
         floor: "mapped, fetchmany",
+        checked: "headers too; one digest a row",
     }
     what = f"rebuild of a Flat index, {rows:,} events; per event"
     result.rows = [
         compared(what, floor, times, ours, floor, Goal("time", 1.5, 1.15), per=rows),
+        compared(what, checked, times, ours, checked, Goal("time"), per=rows),
         compared(f"{what}, checkpoint written", floor_written, times, written, floor_written, Goal("time"), per=rows),
     ]
     return result
@@ -184,7 +190,7 @@ def verify(options: Options) -> Result:
 
         contenders = [
             Contender("asof", lambda: verify_history(path), after=sound),
-            Contender(floor, lambda: _hash_rows(path), after=hashed),
+            Contender(floor, lambda: sum(len(rows) for _, rows in hashed_rows(path)), after=hashed),
         ]
         times = race(contenders, options.rounds)
         _damage(path)
@@ -195,22 +201,6 @@ def verify(options: Options) -> Result:
     what = f"verify, {rows:,} events; per event"
     result.rows = [compared(what, floor, times, "asof", floor, Goal("time", 2, 1.3), per=rows)]
     return result
-
-
-def _hash_rows(path: Path) -> int:
-    """One SHA-256 over each row of the tables that have one row per event; the number of rows."""
-    count = 0
-    with closing(open_raw(path)) as connection:
-        for table in ("events", "payloads"):
-            cursor = connection.execute(f"SELECT * FROM {table} ORDER BY rowid")
-            while rows := cursor.fetchmany(200):
-                for row in rows:
-                    parts = [
-                        value if isinstance(value, bytes) else str(value).encode() for value in row if value is not None
-                    ]
-                    hashlib.sha256(b"".join(parts)).digest()
-                count += len(rows)
-    return count
 
 
 def _damage(path: Path) -> None:

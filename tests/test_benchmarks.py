@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gc
+import hashlib
 import json
 import math
 import re
@@ -23,7 +24,7 @@ from benchmarks.approximate import cheapest, enough
 from benchmarks.check import WrongAnswer, truth
 from benchmarks.cli import COMMANDS, main
 from benchmarks.data import DATA_VARIABLE, Data
-from benchmarks.floor import RawHistory, Recording, flat_of, open_raw, read_vectors
+from benchmarks.floor import RawHistory, Recording, flat_of, hashed_rows, open_raw, read_hashed, read_vectors
 from benchmarks.measure import Contender, race
 from benchmarks.options import Options
 from benchmarks.peers import NAMES, Missing, available, make
@@ -345,6 +346,26 @@ def test_the_floor_writes_the_bytes_that_the_store_wrote(tmp_path: Path) -> None
     assert np.array_equal(read_vectors(tmp_path / "raw.db", 16, 30), data.vectors(0, 30))
 
 
+def test_the_floor_of_what_is_checked_hashes_every_event(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A header and a payload of each, every column, and the vectors come out as they went in."""
+    data, hashed = Data(16, folder=None), []
+    with EventStore(tmp_path / "store.db") as store:
+        store.add_many(data.texts(0, 500), vectors=data.vectors(0, 500), metadatas=[{"n": n} for n in range(500)])
+        store.delete_where({"n": 7})
+    sha256 = hashlib.sha256
+    monkeypatch.setattr("benchmarks.floor.hashlib.sha256", lambda some: (hashed.append(some), sha256(some))[1])
+    counts: dict[str, int] = {}
+    for table, rows in hashed_rows(tmp_path / "store.db"):
+        counts[table] = counts.get(table, 0) + len(rows)
+    assert counts == {"events": 501, "payloads": 501}
+    assert len(hashed) == 1002
+    for number, text in enumerate(data.texts(0, 500)):
+        assert text.encode() in hashed[501 + number]
+        assert data.vectors(number, number + 1).tobytes() in hashed[501 + number]
+    assert np.array_equal(read_hashed(tmp_path / "store.db", 16, 500), data.vectors(0, 500))
+    assert len(hashed) == 2004
+
+
 # The data
 
 
@@ -397,8 +418,13 @@ def test_every_command_has_its_place_on_the_page() -> None:
     assert sorted(markers) == sorted([*COMMANDS, "summary"])
 
 
-def test_report_writes_tables_between_the_markers(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    """Twice the same; what stands around the markers stays."""
+def test_report_writes_tables_between_the_markers(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Twice the same; what stands around the markers stays; a row without a goal is not among those that have one."""
+    assert run("search", tmp_path / "few") == 0
+    assert not [row for result in load([*(tmp_path / "few").glob("*.json")]) for row in result.rows if row.at_least]
+    monkeypatch.setattr("benchmarks.search._ENOUGH", 1)
     assert run("search", tmp_path / "out") == 0
     assert run("instant", tmp_path / "out") == 0
     page = tmp_path / "page.md"
