@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 import time
 import tracemalloc
@@ -121,31 +122,62 @@ def test_what_codes_leave_out_scores_no_more_than_they_say(
 @given(
     case=matrices(),
     k=st.integers(1, 30),
-    size=st.integers(1, 9),
+    size=st.integers(1, 20),
     some=st.integers(0, 2**24 - 1),
-    batch=st.integers(1, 5),
+    batch=st.integers(1, 7),
+    uncoded=st.integers(1, 5),
     taken_out=st.sampled_from(("no", "codes", "vectors")),
 )
 def test_the_nearest_are_those_that_scoring_every_row_gives(
-    metric: Any, case: tuple[Any, Any], k: int, size: int, some: int, batch: int, taken_out: str
+    metric: Any, case: tuple[Any, Any], k: int, size: int, some: int, batch: int, uncoded: int, taken_out: str
 ) -> None:
-    """In every cut into segments, for every selection, at first and when it is asked for again, ties by row."""
+    """In every cut into segments, coded or not yet, for every selection, at first and asked again, ties by row."""
     query, rows = case
     segments = Segments(metric, rows.shape[1], size)
-    for start in range(0, len(rows), batch):
-        segments.add(rows[start : start + batch])
     selected = np.array([some >> bit & 1 for bit in range(len(rows))], dtype=np.bool_)
-    selection = chosen(segments, selected)
     exact = exact_scores(metric, query, rows)
-    expected = sorted(np.flatnonzero(selected).tolist(), key=lambda row: (-exact[row], row))[:k]
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr("projections.nearest._FEW", 0)
+        patch.setattr("projections.segments._UNCODED_ROWS", uncoded)
         patch.setattr("projections.scan._MOST_TAKEN_OUT", 0 if taken_out == "no" else 2**20)
         patch.setattr("projections.scan._MOST_AS_THEY_ARE", 2**20 if taken_out == "vectors" else 0)
-        for _ in range(3):
-            ((found, scores),) = nearest(segments, [query], k, selection)
-            assert found.tolist() == expected
-            assert scores.tolist() == exact[expected].tolist()
+        for start in range(0, len(rows), batch):
+            segments.add(rows[start : start + batch])
+            there = selected[: segments.rows]
+            expected = sorted(np.flatnonzero(there).tolist(), key=lambda row: (-exact[row], row))[:k]
+            selection = chosen(segments, there)
+            for _ in range(3 if segments.rows == len(rows) else 1):
+                ((found, scores),) = nearest(segments, [query], k, selection)
+                assert found.tolist() == expected
+                assert scores.tolist() == exact[expected].tolist()
+
+
+@pytest.mark.parametrize("way", ["no", "codes", "vectors"])
+@pytest.mark.parametrize("metric", METRICS)
+def test_selections_of_rows_that_have_codes_and_of_some_that_have_none_yet(
+    metric: Any, way: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """In one segment, before another or alone: any number of each, asked for again and again."""
+    monkeypatch.setattr("projections.nearest._FEW", 0)
+    monkeypatch.setattr("projections.segments._UNCODED_ROWS", 5)
+    monkeypatch.setattr(scan_module, "_MOST_TAKEN_OUT", 0 if way == "no" else 2**20)
+    monkeypatch.setattr(scan_module, "_MOST_AS_THEY_ARE", 2**20 if way == "vectors" else 0)
+    rng = np.random.default_rng(31)
+    for before, coded, late in itertools.product((0, 16), (5, 9), (1, 4)):
+        rows = rng.normal(size=(before + coded + late, 3)).astype(np.float32)
+        segments = Segments(metric, 3, 16)
+        segments.add(rows[: before + coded])
+        list(nearest(segments, [rows[0]], 1, chosen(segments, every(before + coded))))
+        segments.add(rows[before + coded :])
+        exact = exact_scores(metric, rows[-1], rows)
+        for share in (0.3, 0.5, 0.7, 0.9) * 5:
+            selected = rng.random(len(rows)) < share
+            selection, some = chosen(segments, selected), np.flatnonzero(selected)
+            expected = some[np.lexsort((some, -exact[some]))][:2]
+            for _ in range(3):
+                ((found, _),) = nearest(segments, [rows[-1]], 2, selection)
+                assert found.tolist() == expected.tolist()
+        assert segments.parts[-1].codes.rows == coded
 
 
 def near_ties(count: int, dimension: int, seed: int) -> Any:
