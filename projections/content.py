@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import functools
-import threading
-from collections import OrderedDict
 from collections.abc import Callable
 
 import numpy as np
@@ -17,6 +15,7 @@ from projections.approximate import Kind, new_structure
 from projections.checkpoints import DataFile, SegmentFiles
 from projections.ivf import Check, InvertedLists
 from projections.metadata_index import MetadataIndex
+from projections.recent import Recent
 from projections.rows import RowTable
 from projections.scoring import Metric
 from projections.segments import Segments
@@ -44,8 +43,7 @@ class Content:
         self.kind: Kind = kind
         self.structure = new_structure(kind, metric, segment_rows)
         self.metadata = MetadataIndex()
-        self._selections: OrderedDict[tuple[int, Filter], Selection] = OrderedDict()
-        self._remembering = threading.Lock()
+        self._selections: Recent[tuple[int, Filter], Selection] = Recent(_REMEMBERED)
         self.metadata_files: list[tuple[DataFile | None, int]] = []
         self.written: dict[int, SegmentFiles] = {}
 
@@ -100,11 +98,7 @@ class Content:
             if not isinstance(filter, Everything):
                 mask &= self.metadata.matching(filter, len(mask))
             found = Selection(mask, self.segment_rows)
-        with self._remembering:
-            self._selections[asked] = found
-            self._selections.move_to_end(asked)
-            while len(self._selections) > _REMEMBERED:
-                self._selections.popitem(last=False)
+        self._selections.put(asked, found)
         return found
 
     def _vectors_of_rows(self, columns: EventColumns) -> Vector:

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import bisect
 import struct
-import threading
-from collections import OrderedDict
 from collections.abc import Hashable, Iterable
 from typing import Any
 
@@ -16,6 +14,7 @@ import orjson
 from eventstore.events import metadata_of
 from eventstore.filters import And, Condition, Everything, Filter, Not, Or, json_key
 from eventstore.versions import grown
+from projections.recent import Recent
 
 __all__ = ["MetadataIndex"]
 
@@ -110,8 +109,7 @@ class MetadataIndex:
         self.rows = 0
         self._columns: dict[str, _Column] = {}
         self._remembered: dict[str, list[tuple[_Column, int]]] = {}
-        self._bitmaps: OrderedDict[Condition, tuple[int, npt.NDArray[np.uint8]]] = OrderedDict()
-        self._remembering = threading.Lock()
+        self._bitmaps: Recent[Condition, tuple[int, npt.NDArray[np.uint8]]] = Recent(_REMEMBERED_BITMAPS)
 
     def extend(self, metadata: Iterable[str]) -> None:
         """Take the metadata, as JSON text, of the next rows."""
@@ -217,18 +215,12 @@ class MetadataIndex:
         return np.concatenate([self._bits(condition, settled), tail]) if settled else tail
 
     def _bits(self, condition: Condition, settled: int) -> Mask:
-        with self._remembering:
-            known, bits = self._bitmaps.get(condition, (0, np.empty(0, dtype=np.uint8)))
+        kept = self._bitmaps.get(condition) or (0, np.empty(0, dtype=np.uint8))
+        known, bits = kept
         if known < settled:
             fresh = np.packbits(self._matching(condition, known, settled), bitorder="little")
-            bits = np.concatenate([bits, fresh])
-            with self._remembering:
-                self._bitmaps[condition] = settled, bits
-                while len(self._bitmaps) > _REMEMBERED_BITMAPS:
-                    self._bitmaps.popitem(last=False)
-        with self._remembering:
-            if condition in self._bitmaps:
-                self._bitmaps.move_to_end(condition)
+            kept = settled, bits = settled, np.concatenate([bits, fresh])
+        self._bitmaps.put(condition, kept)
         return np.unpackbits(bits, count=settled, bitorder="little").view(np.bool_)
 
     def _matching(self, condition: Condition, start: int, stop: int) -> Mask:
