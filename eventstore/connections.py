@@ -81,7 +81,10 @@ class Connections:
         self._unlocked: tuple[int, ...] | None = None
         self._failure: str | None = None
         self._writing_thread: int | None = None
-        self._writer_is_busy = False  # a hint, for who would rather not wait
+        # Whether the connection that writes is wanted for a write. It is asked, and set, by who has the lock beside it,
+        # with which nobody ever waits: others read through that connection meanwhile, briefly.
+        self._writer_is_busy = False
+        self._writer_use = threading.RLock()
         with translated(path, timeout):
             try:
                 self._writer = self._open_writer(time.monotonic() + timeout)
@@ -278,7 +281,8 @@ class Connections:
             try:
                 # Inside the try: an interrupt can come right after it.
                 self._writing_thread = threading.get_ident()
-                self._writer_is_busy = True
+                with self._writer_use:  # a brief read under way ends first
+                    self._writer_is_busy = True
                 self._begin(connection)
                 if self._log is not None:
                     self._log.write_again(self.path)  # if another process, still there or not, failed at it
@@ -286,7 +290,6 @@ class Connections:
                 yield connection
                 connection.execute("COMMIT")
             except BaseException as error:
-                self._writer_is_busy = False
                 if isinstance(error, sqlite3.Error) and "disk i/o" in str(error).lower():
                     # What the system could not write it may have forgotten: the next sync would succeed without.
                     self._fail(error)
@@ -299,11 +302,12 @@ class Connections:
                         "acknowledged; look at the disk, then open the store again to see whether it is there"
                     ) from error
                 raise
+            else:
+                self._require_same_files("what was being written is lost; open the store again")
+                self._fold_log(connection, LOG_LIMIT)
             finally:
                 self._writing_thread = None
-            self._require_same_files("what was being written is lost; open the store again")
-            self._fold_log(connection, LOG_LIMIT)
-            self._writer_is_busy = False
+                self._writer_is_busy = False
 
     def _begin(self, connection: sqlite3.Connection) -> None:
         """Take the write lock, waiting for other processes up to `timeout`."""
@@ -362,28 +366,26 @@ class Connections:
                     if time.monotonic() < deadline:
                         continue
                     problem = StoreBusy(f"{self.path} is written to all the time and cannot be locked: try again")
-            if problem is not None:
+            if problem is None:
+                return rows
+            try:
                 raise problem
-            return rows
+            finally:
+                problem = None  # whose traceback has this frame: what both hold would stay until garbage is collected
 
     def _fetch_from_writer(self, sql: str, parameters: Sequence[Any]) -> list[Row] | None:
         """The rows, where the connection that writes is idle; None where it is not.
 
         It has its pages at hand: others forget all that they have read with every commit that is not their own.
         """
-        if self.read_only or self._writer_is_busy:
+        if self.read_only or self.in_memory or self._writer_is_busy:
             return None
         try:
-            # Not tried but taken, which Ctrl-C cannot come into the middle of. Whoever has it by now has it briefly.
-            with self._write_lock:
-                # This thread may be in the middle of a write itself: what is not committed must not be seen.
-                if self._failure is not None or self._writer.in_transaction:
+            # Not tried but taken, which Ctrl-C cannot come into the middle of: whoever has it has it briefly.
+            with self._writer_use:
+                if self._writer_is_busy or self._failure is not None or self._writer.in_transaction:
                     return None
-                self._writer_is_busy = True
-                try:
-                    return self._writer.execute(sql, parameters).fetchall()
-                finally:
-                    self._writer_is_busy = False
+                return self._writer.execute(sql, parameters).fetchall()
         except sqlite3.Error:
             return None  # another connection is asked again: it waits where that helps, or says what is wrong
 
@@ -459,6 +461,8 @@ class Connections:
             for connection in self._idle:
                 connection.close()
             self._idle.clear()
+            with self._writer_use:  # a brief read under way ends first
+                self._writer_is_busy = True
             # Last, so that SQLite removes the log when no other process has it open.
             self._close_writer(self._writer)
 

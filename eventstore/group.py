@@ -159,7 +159,9 @@ class AppendGroup:
             try:
                 committed = self._is_committed(jobs)
             except AsofError as error:
-                _fail(jobs, own, error)  # it may be there, so it must not be written again
+                # It may be there, so it must not be written again. The error has the interrupt for its context, whose
+                # traceback holds what the commit holds: kept as it is, that would be held until garbage is collected.
+                _fail(jobs, None, error)
             if committed:
                 for job in jobs:
                     job.done = True
@@ -187,7 +189,7 @@ class AppendGroup:
         return taken
 
 
-def _fail(jobs: list[Job], own: Job, error: AsofError) -> None:
+def _fail(jobs: list[Job], own: Job | None, error: AsofError) -> None:
     """Give each of the jobs an error of its own: an error that several threads raise gets all their tracebacks."""
     for job in jobs:
         job.recorded = None

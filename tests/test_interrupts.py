@@ -117,6 +117,37 @@ def test_an_interrupt_at_any_step_of_an_append_keeps_nobody_waiting(at: int) -> 
     assert committed.count(own) <= 1
 
 
+@pytest.mark.parametrize("where", ["memory", "file"])
+@pytest.mark.parametrize("block", ["transaction", "writing"])
+def test_an_interrupt_at_the_end_of_a_write_keeps_nothing_until_garbage_is_collected(
+    block: str, where: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The block is not left then, but let go of: at once, and with it the lock."""
+    leave, left = contextlib._GeneratorContextManager.__exit__, [block]
+
+    def interrupted(manager: Any, *error: Any) -> Any:
+        if left and manager.gen.gi_code.co_name == left[0]:
+            left.clear()
+            raise Interrupted
+        return leave(manager, *error)
+
+    with EventStore(":memory:" if where == "memory" else tmp_path / "m.db") as store:
+        store.add("tea", vector=[1.0])
+        gc.collect()
+        gc.disable()
+        try:
+            monkeypatch.setattr(contextlib._GeneratorContextManager, "__exit__", interrupted)
+            with contextlib.suppress(Interrupted):
+                store.add("milk", vector=[1.0])
+            monkeypatch.undo()
+            assert not left
+            assert ends(lambda: store.add("bread", vector=[1.0]), 20)
+            assert [event.content for event in store.events()] == ["tea", "bread"]
+        finally:
+            gc.enable()
+            gc.collect()
+
+
 def test_what_an_interrupted_leader_left_of_another_append_is_forgotten() -> None:
     """It had refused the append and not said so: tried anew, that has no error of then."""
 

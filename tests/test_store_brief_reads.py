@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import sqlite3
 import threading
+import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -75,6 +77,76 @@ def test_a_busy_writer_is_not_waited_for(tmp_path: Path) -> None:
             done.set()
             writer.join()
         assert store._connections.fetch("SELECT key FROM settings WHERE key = 'half'", brief=True) == [("half",)]
+
+
+def test_a_writer_that_waits_for_another_process_is_not_waited_for(tmp_path: Path) -> None:
+    """A thread reads on and on while another's append begins, which has to wait: it goes on reading."""
+    with EventStore(tmp_path / "m.db", timeout=60) as store:
+        store.add("tea", vector=[1.0], memory_id="tea")
+        connections, reads, done = store._connections, [0], threading.Event()
+        other = sqlite3.connect(tmp_path / "m.db", isolation_level=None)
+
+        def read() -> None:
+            while not done.is_set():
+                assert store.position in (1, 2)
+                reads[0] += 1
+
+        def soon(condition: Callable[[], bool]) -> bool:
+            end = time.monotonic() + 20
+            while not (held := condition()) and time.monotonic() < end:
+                time.sleep(0.001)
+            return held
+
+        reader = threading.Thread(target=read)
+        appender = threading.Thread(target=lambda: store.add("milk", vector=[1.0]))
+        try:
+            other.execute("BEGIN IMMEDIATE")
+            reader.start()
+            assert soon(lambda: reads[0] > 10)
+            appender.start()
+            assert soon(lambda: connections._writing_thread is not None)
+            before = reads[0]
+            assert soon(lambda: reads[0] > before + 100), "the read waits for the append"
+            assert appender.is_alive()
+        finally:
+            done.set()
+            other.execute("ROLLBACK")
+            other.close()
+            reader.join()
+            appender.join()
+        assert store.position == 2
+
+
+def test_a_write_waits_for_a_brief_read_that_is_under_way(tmp_path: Path) -> None:
+    """Both use one connection, one after the other; so does closing."""
+    with EventStore(tmp_path / "m.db") as store:
+        store.add("tea", vector=[1.0], memory_id="tea")
+        connections = store._connections
+        inside, go_on = threading.Event(), threading.Event()
+
+        def reading(*_: Any) -> int:
+            inside.set()
+            go_on.wait(30)
+            return 0
+
+        connections._writer.create_function("pause", 0, reading)
+        found: list[Any] = []
+        for write in (lambda: store.add("milk", vector=[1.0]), store.close):
+            inside.clear()
+            go_on.clear()
+            reader = threading.Thread(target=lambda: found.append(connections.fetch("SELECT pause()", brief=True)))
+            reader.start()
+            assert inside.wait(30)
+            writer = threading.Thread(target=write)
+            writer.start()
+            writer.join(0.05)
+            assert writer.is_alive()
+            go_on.set()
+            reader.join(30)
+            writer.join(30)
+        assert found == [[(0,)], [(0,)]]
+    with EventStore(tmp_path / "m.db") as store:
+        assert store.position == 2
 
 
 def test_inside_a_write_what_is_committed_is_read(tmp_path: Path) -> None:
