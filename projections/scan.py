@@ -8,6 +8,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -144,7 +145,6 @@ class Scan:
             if _MOST_PASS * part.codes.rows <= part.chosen < part.codes.rows
         }
         self._queries, self._tried = 0, False
-        self._masked = self._by_mask(place for place in range(len(self._parts)) if place not in self._nearly)
         self._taken_out: _TakenOut | None = None
 
     def _take(self, number: int, share: Share) -> None:
@@ -158,6 +158,10 @@ class Scan:
 
     def _group(self, ways: dict[int, _Way]) -> _Group:
         return _Group(self._parts, ways, self._segments.segment_rows)
+
+    @cached_property
+    def _masked(self) -> _Group | None:
+        return self._by_mask(place for place in range(len(self._parts)) if place not in self._nearly)
 
     def _by_mask(self, places: Iterable[int]) -> _Group | None:
         ways = {}
@@ -173,16 +177,16 @@ class Scan:
         count, dimension = sum(part.chosen for part in some.values()), self._segments.dimension
         if not some or count * (dimension + 8) > _MOST_TAKEN_OUT:  # the codes, and which row it is
             return None
-        if 4 * count * dimension <= _MOST_AS_THEY_ARE:
+        if count * (4 * dimension + 24) <= _MOST_AS_THEY_ARE:  # vectors, norms, and twice which row it is
             others = self._by_mask(place for place in range(len(self._parts)) if place not in some)
-            return _TakenOut(others, self._plain(some.values()))
+            return _TakenOut(others, self._vectors_of(some.values()))
         ways = {place: _Way(part.codes.index) for place, part in enumerate(self._parts)}
         for place, part in some.items():
             rows = part.share.rows[: part.chosen]
             ways[place] = _Way(part.codes.only(rows), None, rows)
         return _TakenOut(self._group(ways))
 
-    def _plain(self, parts: Iterable[_Part]) -> _Plain:
+    def _vectors_of(self, parts: Iterable[_Part]) -> _Plain:
         rows, norms = [], []
         for part in parts:
             chosen = part.share.rows[: part.chosen]

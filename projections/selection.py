@@ -18,6 +18,9 @@ faiss: Any = _faiss  # its types lack how selectors and parameters are made
 
 Mask = npt.NDArray[np.bool_]
 
+# Of so many selected rows of a segment their numbers are kept, of more they are found again.
+_KEPT = 256
+
 
 def selector_of(mask: Mask) -> Any:
     """A FAISS selector of the rows that are set, and of none past the mask."""
@@ -34,9 +37,16 @@ class Share:
         self.mask = mask
         self.count = count
 
-    @cached_property
+    @property
     def rows(self) -> Rows:
         """The rows that are selected, counted from the segment's first."""
+        return self._few_rows if self.count <= _KEPT else self._found_rows()
+
+    @cached_property
+    def _few_rows(self) -> Rows:
+        return self._found_rows()
+
+    def _found_rows(self) -> Rows:
         return np.flatnonzero(self.mask).astype(np.int64)
 
     @cached_property

@@ -430,3 +430,40 @@ def test_where_nearly_all_rows_pass_the_others_are_dropped_afterwards(metric: An
     exact = exact_scores(metric, query, rows[found])
     assert (lower <= exact).all()
     assert (exact <= upper).all()
+
+
+@pytest.mark.parametrize("dimension", [1, 2, 24])
+def test_what_is_taken_out_of_a_selection_takes_no_more_memory_than_it_may(
+    dimension: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Codes or vectors, and which rows they are of: whatever is larger of the two. Of more rows nothing is kept."""
+    most = 16_000
+    monkeypatch.setattr(scan_module, "_MOST_TAKEN_OUT", most)
+    monkeypatch.setattr(scan_module, "_MOST_AS_THEY_ARE", most)
+    rng = np.random.default_rng(17)
+    rows = rng.normal(size=(6000, dimension)).astype(np.float32)
+    segments = Segments("ip", dimension, 2048)
+    segments.add(rows)
+    ways = set()
+    for count in (70, 130, 400, 700, 1500, 1900, 4000):
+        selected = np.zeros(6000, dtype=np.bool_)
+        selected[rng.permutation(5900)[:count]] = True
+        selection = chosen(segments, selected)
+        for _ in range(3):
+            list(nearest(segments, [rows[0]], 10, selection))
+        (scan,) = selection.scans.values()
+        taken = scan._taken_out
+        kept = sum(part.__dict__.get("_few_rows", rows[:0]).nbytes for part in selection.parts.values())
+        if taken is None:
+            ways.add("nothing")
+            assert kept <= 3 * 256 * 8
+            continue
+        if taken.plain is not None:
+            ways.add("vectors")
+            kept += sum(array.nbytes for array in taken.plain)
+            assert kept <= most
+        else:
+            ways.add("codes")
+            kept += sum(way.rows.nbytes + way.index.codes.size() for way in taken.group.ways.values())
+            assert kept <= most + 3 * 256 * 8
+    assert ways == {"nothing", "codes", "vectors"}

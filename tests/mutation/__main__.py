@@ -59,7 +59,7 @@ TARGETS = {
     "rows": ("projections/rows.py", INDEX),
     "nearest": ("projections/nearest.py", NEAREST),
     "scan": ("projections/scan.py", NEAREST),
-    "selection": ("projections/selection.py", NEAREST),
+    "selection": ("projections/selection.py", [*NEAREST, "tests/test_vector_index_approximate.py"]),
     "state": ("replay/state.py", REPLAY),
     "diff": ("replay/diff.py", REPLAY),
     "restore": ("replay/restore.py", REPLAY),
