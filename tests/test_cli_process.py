@@ -11,6 +11,7 @@ import subprocess
 import sys
 import tempfile
 import time
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -156,7 +157,16 @@ class Slow:
 """
 
 
+@pytest.fixture
+def ctrl_c() -> Iterator[None]:
+    """Processes that are started hear of Ctrl-C, also where these tests run in the background and do not."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)
+
+
 @posix_only
+@pytest.mark.usefixtures("ctrl_c")
 @pytest.mark.parametrize("already_there", [False, True])
 def test_ctrl_c_leaves_everything_as_it_was(tmp_path: Path, already_there: bool) -> None:
     """Exit code 130, one line; no half of an import, and no new store where none was."""
@@ -177,6 +187,7 @@ def test_ctrl_c_leaves_everything_as_it_was(tmp_path: Path, already_there: bool)
 
 
 @posix_only
+@pytest.mark.usefixtures("ctrl_c")
 def test_ctrl_c_while_waiting_for_input(tmp_path: Path) -> None:
     """Also in a read from a pipe that nobody writes to."""
     reading, writing = os.pipe()
