@@ -383,6 +383,26 @@ def test_rows_that_are_not_coded_yet_do_not_pass_for_coded_ones(metric: Any, mon
         assert scores.tolist() == np.sort(exact)[::-1][:3].tolist()
 
 
+@pytest.mark.parametrize(("room", "together"), [(1, 1), (1000, 6), (2000, 12), (2**20, 64)])
+def test_so_many_queries_are_answered_at_once_that_what_is_found_for_all_stays_small(
+    room: int, together: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """For one there may be more: it is answered all the same, and all of them are, in their order."""
+    rng = np.random.default_rng(16)
+    rows, queries = rng.normal(size=(150, 8)).astype(np.float32), rng.normal(size=(100, 8)).astype(np.float32)
+    segments = Segments("ip", 8, 32)  # five, with 32 rows found in each
+    segments.add(rows)
+    at_once: list[int] = []
+    found = Scan.found
+    monkeypatch.setattr(Scan, "found", lambda self, some, most: (at_once.append(len(some)), found(self, some, most))[1])
+    monkeypatch.setattr("projections.nearest._FOUND_AT_ONCE", room)
+    answers = list(nearest(segments, list(queries), 10, chosen(segments, every(150))))
+    assert (set(at_once[: 100 // together]), sum(at_once)) == ({together}, 100)
+    for query, (rows_found, _) in zip(queries, answers, strict=True):
+        exact = exact_scores("ip", query, rows)
+        assert rows_found.tolist() == np.lexsort((np.arange(150), -exact))[:10].tolist()
+
+
 def test_more_hits_than_a_segment_has_rows_take_no_more_memory() -> None:
     """What is found in a segment has the room of its rows, however many are asked for."""
     segments = Segments("ip", 8, 4)
