@@ -23,7 +23,7 @@ from benchmarks.stores import Moment, Story, all_closed, blocks, data_of, fill
 __all__ = ["as_of", "as_of_lance", "exact", "filtered"]
 
 _FLAT = "raw FAISS Flat"
-_ENOUGH = 20_000
+_GOAL_FROM_ROWS = 20_000
 
 
 def _then(peer: Peer, version: Any, k: int) -> Callable[[Vectors], list[int]]:
@@ -54,7 +54,7 @@ def exact(options: Options) -> Result:
     result.settings = {"asof": f"{Asof.settings}; hits come with text and metadata", _FLAT: "row numbers and scores"}
     what = f"exact search now, k = {k}, {options.rows:,} rows"
     # Of fewer rows it says what a search costs besides going through them.
-    goal = Goal("time", 1.1, 0.4) if options.rows >= _ENOUGH else Goal("time")
+    goal = Goal("time", 1.1, 0.4) if options.rows >= _GOAL_FROM_ROWS else Goal("time")
     result.rows = [compared(what, _FLAT, times, "asof", _FLAT, goal, per=len(queries))]
     return result
 

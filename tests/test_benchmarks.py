@@ -424,7 +424,7 @@ def test_report_writes_tables_between_the_markers(
     """Twice the same; what stands around the markers stays; a row without a goal is not among those that have one."""
     assert run("search", tmp_path / "few") == 0
     assert not [row for result in load([*(tmp_path / "few").glob("*.json")]) for row in result.rows if row.at_least]
-    monkeypatch.setattr("benchmarks.search._ENOUGH", 1)
+    monkeypatch.setattr("benchmarks.search._GOAL_FROM_ROWS", 1)
     assert run("search", tmp_path / "out") == 0
     assert run("instant", tmp_path / "out") == 0
     page = tmp_path / "page.md"

@@ -192,7 +192,7 @@ def test_brief_reads_that_are_interrupted_again_and_again(tmp_path: Path, alarm:
     """By real signals: the connection that writes, which they are asked of, is free for others afterwards."""
     with EventStore(tmp_path / "agent.db", durability="normal") as store:
         store.add("first", vector=[1.0])
-        lock: Any = store._connections._write_lock
+        lock: Any = store._connections._writer_use
 
         def read() -> None:
             assert store._connections.fetch("SELECT max(seq) FROM events", brief=True) == [(1,)]
